@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+/* What the three parts of the header reader share: the text's pass, the entries, the layout. */
+#ifndef STFS_FORMAT_HEADER_INTERNAL_H
+#define STFS_FORMAT_HEADER_INTERNAL_H
+
+#include "format/header.h"
+#include "format/json.h"
+#include "format/keyset.h"
+
+struct stfs_header_reader {
+	struct stfs_json json;
+	struct stfs_header *header;
+	struct stfs_findings *findings;
+	struct stfs_keyset keys; /* of all objects that are open, but for the outermost */
+	struct stfs_buf scratch; /* the last unescaped string */
+	uint32_t tensor_cap;
+	uint32_t unusable; /* entries that could not be read */
+	bool metadata_seen;
+	struct stfs_str tensor; /* whose entry is being read; NULL ptr outside of one */
+	int status;             /* -ENOMEM from a callback that cannot return it */
+};
+
+/* The characters of a string, in the text or in reader->scratch (until the next call). */
+int stfs_header_unescape(struct stfs_header_reader *reader, struct stfs_json_string raw,
+			 struct stfs_str *out);
+
+/* Adds a finding at a position of the text, of the tensor being read. 0 or -ENOMEM. */
+#define STFS_HEADER_SAY(reader, rule, pos, ...)                                                    \
+	stfs_findings_add((reader)->findings, rule, STFS_LENGTH_WORD + (uint64_t)(pos),            \
+			  (reader)->tensor, __VA_ARGS__)
+
+/* Skips a value, whatever it is, and reports keys that stand twice in an object inside it. */
+int stfs_header_skip(struct stfs_header_reader *reader);
+
+/* Reports the keys of the object that ends here, from index `from` on, that stand there twice. */
+int stfs_header_close_keys(struct stfs_header_reader *reader, size_t from);
+
+/* Reads the value of a tensor's key into `tensor`. 0, -EBADMSG (syntax) or -ENOMEM. */
+int stfs_header_read_entry(struct stfs_header_reader *reader, struct stfs_tensor *tensor);
+
+/* Judges offsets and sizes of all tensors together; fills by_offset. 0 or -ENOMEM. */
+int stfs_header_judge_layout(struct stfs_header *header, struct stfs_findings *findings);
+
+/* Fills the name table; marks entries that a later one of the same name shadows. 0 or -errno. */
+int stfs_header_index_names(struct stfs_header *header, struct stfs_findings *findings);
+
+#endif
