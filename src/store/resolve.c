@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: MIT */
+#include "store/resolve.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include "base/buf.h"
+#include "base/cleanup.h"
+#include "base/natural.h"
+
+void stfs_resolved_free(struct stfs_resolved *resolved)
+{
+	if (resolved->folder_fd >= 0)
+		close(resolved->folder_fd);
+	free(resolved->name);
+	free(resolved->path);
+	*resolved = (struct stfs_resolved){.folder_fd = -1};
+}
+
+static bool is_index_name(const char *name)
+{
+	return stfs_str_ends_with(stfs_str_from(name), ".safetensors.index.json");
+}
+
+static bool is_model_name(const char *name)
+{
+	return stfs_str_ends_with(stfs_str_from(name), ".safetensors") && name[0] != '.';
+}
+
+static void close_dir(DIR **dir)
+{
+	if (*dir)
+		closedir(*dir);
+}
+
+/* Candidates of a folder: how many of a kind, the first by natural order, all in a list. */
+struct candidates {
+	size_t count;
+	char *first; /* owned */
+	struct stfs_buf list;
+};
+
+static int add_candidate(struct candidates *c, const char *name)
+{
+	char *copy;
+
+	if (c->count < 8)
+		stfs_buf_printf(&c->list, "%s%s", c->count ? ", " : "", name);
+	else if (c->count == 8)
+		stfs_buf_puts(&c->list, ", ...");
+	c->count++;
+	if (c->first && stfs_natural_compare(stfs_str_from(c->first), stfs_str_from(name)) <= 0)
+		return 0;
+	copy = strdup(name);
+	if (!copy)
+		return -ENOMEM;
+	free(c->first);
+	c->first = copy;
+	return 0;
+}
+
+static int scan(int folder_fd, struct candidates *indexes, struct candidates *models)
+{
+	STFS_CLEANUP(close_dir) DIR *dir = NULL;
+	int fd = openat(folder_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct dirent *entry;
+	int r = 0;
+
+	if (fd < 0)
+		return -errno;
+	dir = fdopendir(fd);
+	if (!dir) {
+		r = -errno;
+		close(fd);
+		return r;
+	}
+	while (r == 0 && (errno = 0, entry = readdir(dir))) {
+		if (is_index_name(entry->d_name))
+			r = add_candidate(indexes, entry->d_name);
+		else if (is_model_name(entry->d_name))
+			r = add_candidate(models, entry->d_name);
+	}
+	return r == 0 ? -errno : r;
+}
+
+/* Picks the model of a folder: its index, else its only .safetensors file. */
+static int pick(const char *path, struct stfs_resolved *resolved, struct stfs_err *err)
+{
+	struct candidates indexes = {0}, models = {0};
+	int r = scan(resolved->folder_fd, &indexes, &models);
+
+	if (r < 0) {
+		r = stfs_err_errno(err, r, "%s", path);
+	} else if (indexes.count == 1) {
+		resolved->name = stfs_steal_ptr(&indexes.first);
+		resolved->is_index = true;
+	} else if (indexes.count == 0 && models.count == 1) {
+		resolved->name = stfs_steal_ptr(&models.first);
+	} else if (indexes.count == 0 && models.count == 0) {
+		r = stfs_err_set(err, -EINVAL, STFS_NO_POSITION,
+				 "%s: no .safetensors file and no .safetensors.index.json in this folder",
+				 path);
+	} else {
+		struct candidates *several = indexes.count ? &indexes : &models;
+		const char *list = stfs_buf_cstr(&several->list);
+
+		r = stfs_err_set(err, -EINVAL, STFS_NO_POSITION,
+				 "%s: holds %zu %s, name one of them: %s", path, several->count,
+				 indexes.count ? "models" : "files and no index", list ? list : "");
+	}
+	free(indexes.first);
+	free(models.first);
+	stfs_buf_free(&indexes.list);
+	stfs_buf_free(&models.list);
+	return r;
+}
+
+/* Opens the folder that holds `path` and keeps its last component. */
+static int split(const char *path, struct stfs_resolved *resolved)
+{
+	const char *slash = strrchr(path, '/');
+	STFS_AUTO_FREE char *folder = NULL;
+
+	folder = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
+	resolved->name = strdup(slash ? slash + 1 : path);
+	if (!folder || !resolved->name)
+		return -ENOMEM;
+	resolved->folder_fd = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	return resolved->folder_fd < 0 ? -errno : 0;
+}
+
+int stfs_resolve(const char *path, struct stfs_resolved *resolved, struct stfs_err *err)
+{
+	struct stat st;
+	int r = 0;
+
+	*resolved = (struct stfs_resolved){.folder_fd = -1};
+	if (stat(path, &st) < 0)
+		return stfs_err_errno(err, -errno, "%s", path);
+	resolved->path = strdup(path);
+	if (!resolved->path) {
+		r = stfs_err_errno(err, -ENOMEM, "%s", path);
+	} else if (S_ISDIR(st.st_mode)) {
+		resolved->folder_fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		r = resolved->folder_fd < 0 ? stfs_err_errno(err, -errno, "%s", path)
+					    : pick(path, resolved, err);
+	} else {
+		r = split(path, resolved);
+		if (r < 0)
+			r = stfs_err_errno(err, r, "%s", path);
+		else
+			resolved->is_index = stfs_str_ends_with(stfs_str_from(path), ".json");
+	}
+	if (r < 0)
+		stfs_resolved_free(resolved);
+	return r;
+}

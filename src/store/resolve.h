@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a path given by a user means: a .safetensors file, the index of a sharded model, or a
+ * folder that holds one or the other (a model folder, a snapshot of the hub's cache).
+ */
+#ifndef STFS_STORE_RESOLVE_H
+#define STFS_STORE_RESOLVE_H
+
+#include <stdbool.h>
+
+#include "base/err.h"
+
+struct stfs_resolved {
+	int folder_fd;  /* owned: the folder in which `name` and shards are opened */
+	char *name;     /* owned: the file or index in that folder */
+	char *path;     /* owned: what to call the model in messages */
+	bool is_index;
+};
+
+/*
+ * Resolves `path`. Links are followed for the path itself; `name` stays what it is called there,
+ * so that shards are looked for beside the link and not beside its target. 0; -ENOENT and the
+ * like; -EINVAL when a folder holds no model or several, with a list in `err`.
+ */
+int stfs_resolve(const char *path, struct stfs_resolved *resolved, struct stfs_err *err);
+void stfs_resolved_free(struct stfs_resolved *resolved);
+
+#endif
