@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+#include "fs/daemonize.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statfs.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* FUSE_SUPER_MAGIC of linux/magic.h, which older headers lack. */
+#define FUSE_MAGIC 0x65735546
+
+/* In the parent: exits as the child says. */
+static void wait_for(pid_t child, int fd, const char *mountpoint)
+{
+	struct statfs st;
+	char byte;
+	ssize_t got;
+	int status;
+
+	do
+		got = read(fd, &byte, 1);
+	while (got < 0 && errno == EINTR);
+	if (got == 1) {
+		/* The request waits in the kernel until INIT has been answered: then it is up. */
+		if (statfs(mountpoint, &st) == 0 && st.f_type == FUSE_MAGIC)
+			_exit(0);
+		fprintf(stderr, "safetensorsfs: %s: mounted but does not answer: %s\n", mountpoint,
+			strerror(errno));
+		_exit(32);
+	}
+	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+		;
+	_exit(WIFEXITED(status) && WEXITSTATUS(status) ? WEXITSTATUS(status) : 2);
+}
+
+int stfs_daemonize(const char *mountpoint, int *ready_fd)
+{
+	int ends[2];
+	pid_t child;
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return -errno;
+	child = fork();
+	if (child < 0)
+		return -errno;
+	if (child > 0) {
+		close(ends[1]);
+		wait_for(child, ends[0], mountpoint);
+	}
+	close(ends[0]);
+	*ready_fd = ends[1];
+	return setsid() < 0 ? -errno : 0;
+}
+
+void stfs_daemon_ready(int ready_fd)
+{
+	ssize_t written;
+	int null;
+
+	if (ready_fd < 0)
+		return;
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	for (int fd = 0; null >= 0 && fd < 3; fd++)
+		dup2(null, fd);
+	if (null > 2)
+		close(null);
+	/* Keep no folder busy. Everything that is still needed is open or absolute. */
+	if (chdir("/") < 0)
+		null = -1;
+	written = write(ready_fd, "", 1);
+	(void)written; /* a parent that is gone needs no answer */
+	close(ready_fd);
+}

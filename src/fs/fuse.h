@@ -1,0 +1,9 @@
+/* SPDX-License-Identifier: MIT */
+/* The one place that chooses libfuse's API version: 3.12 brought the loop configuration. */
+#ifndef STFS_FS_FUSE_H
+#define STFS_FS_FUSE_H
+
+#define FUSE_USE_VERSION 312
+#include <fuse_lowlevel.h>
+
+#endif

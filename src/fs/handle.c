@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: MIT */
+#include "fs/handle.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* Direct I/O wins from blocks of this size up; smaller files live in the page cache (facts). */
+#define DIRECT_FROM (128u << 10)
+
+static void handle_free(struct stfs_handle *handle)
+{
+	if (handle)
+		stfs_buf_free(&handle->made_up);
+	free(handle);
+}
+
+/* .stfs is for the owner and root; FUSE asks nobody without default_permissions. */
+static int may_read_status(fuse_req_t req, const struct stfs_fs *fs)
+{
+	uid_t uid = fuse_req_ctx(req)->uid;
+
+	return uid == 0 || uid == fs->uid || uid == getuid() ? 0 : -EACCES;
+}
+
+static int open_tensor(struct stfs_fs *fs, fuse_ino_t ino, struct stfs_handle *handle)
+{
+	enum stfs_form form;
+	int r;
+
+	if (!stfs_fs_node(fs, ino, &handle->ref, &handle->id, &form))
+		return -ENOENT;
+	handle->with_data = form != STFS_FORM_SIDECAR;
+	if (form == STFS_FORM_SIDECAR)
+		return stfs_fs_sidecar(&handle->ref, &handle->made_up);
+	r = stfs_shard_check(handle->ref.shard);
+	if (r < 0)
+		return r;
+	return form == STFS_FORM_NPY ? stfs_fs_npy_header(&handle->ref, &handle->made_up) : 0;
+}
+
+static int fill(fuse_req_t req, struct stfs_fs *fs, fuse_ino_t ino, struct stfs_handle *handle)
+{
+	int r;
+
+	handle->id = STFS_NO_TENSOR;
+	if (ino == STFS_INO_ROOT)
+		return -EISDIR;
+	if (ino == STFS_INO_METADATA)
+		return stfs_buf_add_str(&handle->made_up, stfs_buf_str(&fs->metadata));
+	if (ino == STFS_INO_STATUS) {
+		r = may_read_status(req, fs);
+		return r < 0 ? r : stfs_fs_status(fs, &handle->made_up);
+	}
+	return open_tensor(fs, ino, handle);
+}
+
+/* How the kernel shall read this file (facts/fuse-io, "What follows"). */
+static void choose_mode(struct stfs_fs *fs, fuse_ino_t ino, const struct stfs_handle *handle,
+			struct fuse_file_info *fi)
+{
+	enum stfs_cache cache = fs->options->cache;
+	bool direct = cache == STFS_CACHE_NEVER;
+
+	if (cache == STFS_CACHE_AUTO && handle->with_data && handle->ref.len >= DIRECT_FROM)
+		/* Without ALLOW_MMAP a shared mapping of a direct file is ENODEV: never risk it. */
+		direct = atomic_load(&fs->direct_io_mmap) && !fs->prefers_cache[handle->id];
+	if (ino == STFS_INO_STATUS)
+		direct = true; /* its length is made up: only direct reads go on to the end */
+	fi->direct_io = direct;
+	fi->keep_cache = !direct;
+	/* Once the data has changed underneath, cached pages are dropped at each open. */
+	if (handle->with_data && stfs_shard_view(handle->ref.shard).touched)
+		fi->keep_cache = 0;
+}
+
+/* Replies: open; EISDIR, ENOENT, EACCES (.stfs), EROFS, ESTALE (header changed), ENOMEM. */
+void stfs_fs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct stfs_fs *fs = fuse_req_userdata(req);
+	struct stfs_handle *handle = calloc(1, sizeof(*handle));
+	int r = handle ? 0 : -ENOMEM;
+
+	if (r == 0 && (fi->flags & O_ACCMODE) != O_RDONLY)
+		r = -EROFS;
+	if (r == 0)
+		r = fill(req, fs, ino, handle);
+	if (r < 0) {
+		handle_free(handle);
+		fuse_reply_err(req, -r);
+		return;
+	}
+	fi->fh = (uint64_t)(uintptr_t)handle;
+	choose_mode(fs, ino, handle, fi);
+	/* ENOENT here: the caller was interrupted, and no release will come. */
+	if (fuse_reply_open(req, fi) == -ENOENT)
+		handle_free(handle);
+}
+
+/* Replies: 0. */
+void stfs_fs_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	handle_free(stfs_handle_of(fi));
+	fuse_reply_err(req, 0);
+}

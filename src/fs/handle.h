@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: MIT */
+/* An open file: what is being read, and how it was read so far. */
+#ifndef STFS_FS_HANDLE_H
+#define STFS_FS_HANDLE_H
+
+#include "fs/fs.h"
+
+struct stfs_handle {
+	uint32_t id; /* STFS_NO_TENSOR for metadata and status */
+	struct stfs_tensor_ref ref; /* of a tensor's file */
+	bool with_data;             /* the tensor's bytes follow `made_up` */
+	struct stfs_buf made_up;    /* .npy header, sidecar, metadata or status: written at open */
+	_Atomic uint64_t next;      /* where a sequential reader goes on */
+	_Atomic unsigned small;     /* small reads in sequence */
+};
+
+static inline struct stfs_handle *stfs_handle_of(const struct fuse_file_info *fi)
+{
+	return (struct stfs_handle *)(uintptr_t)fi->fh;
+}
+
+#endif

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * safetensorsfs, the mount helper. Exit codes as mount(8) has them:
+ *   0 mounted (or, in the foreground, unmounted again)   1 wrong use
+ *   2 the model cannot be read, or is refused            32 the mount failed
+ */
+#include <errno.h>
+#include <malloc.h>
+#include <stdio.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "fs/daemonize.h"
+#include "fs/logging.h"
+#include "fs/session.h"
+
+enum { EXIT_USAGE = 1, EXIT_MODEL = 2, EXIT_MOUNT = 32 };
+
+static int fail(int code, const struct stfs_err *err)
+{
+	fprintf(stderr, "safetensorsfs: %s\n", err->message);
+	return code;
+}
+
+/* A sharded model needs a descriptor a shard. */
+static void raise_file_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
+}
+
+/* Makes the mount point when it is absent: 1 made, 0 there, -errno with `err`. */
+static int make_mountpoint(const char *path, struct stfs_err *err)
+{
+	struct stat st;
+	int r;
+
+	if (stat(path, &st) == 0) {
+		if (S_ISDIR(st.st_mode))
+			return 0;
+		return stfs_err_set(err, -ENOTDIR, STFS_NO_POSITION, "%s: not a directory", path);
+	}
+	r = -errno;
+	if (r == -ENOENT && mkdir(path, 0755) == 0)
+		return 1;
+	if (r == -ENOTCONN)
+		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: a dead mount stands here; clear it with: "
+				    "stfs umount %s", path, path);
+	return stfs_err_errno(err, r == -ENOENT ? -errno : r, "%s", path);
+}
+
+struct startup {
+	int ready_fd;
+	const struct stfs_options *options;
+};
+
+static void on_ready(void *data)
+{
+	struct startup *startup = data;
+
+	if (startup->ready_fd < 0)
+		return;
+	stfs_logging_to_background();
+	stfs_daemon_ready(startup->ready_fd);
+	startup->ready_fd = -1;
+}
+
+static int serve(struct stfs_fs *fs, bool made, struct stfs_err *err)
+{
+	struct fuse_session *session;
+
+	if (stfs_session_mount(fs, &session, err) < 0) {
+		if (made)
+			rmdir(fs->options->mountpoint);
+		return fail(EXIT_MOUNT, err);
+	}
+	return stfs_session_serve(fs, session) < 0 ? EXIT_MOUNT : 0;
+}
+
+static int run(const struct stfs_options *options, struct stfs_err *err)
+{
+	struct startup startup = {.ready_fd = -1, .options = options};
+	struct stfs_fs fs;
+	int r, made, code;
+
+	if (options->log_file) {
+		r = stfs_logging_open(options->log_file);
+		if (r < 0)
+			return stfs_err_errno(err, r, "%s", options->log_file), fail(EXIT_USAGE, err);
+	}
+	made = make_mountpoint(options->mountpoint, err);
+	if (made < 0)
+		return fail(EXIT_MOUNT, err);
+	/* Before the model is opened: a thread or a lock does not survive a fork. */
+	if (!options->foreground) {
+		r = stfs_daemonize(options->mountpoint, &startup.ready_fd);
+		if (r < 0)
+			return stfs_err_errno(err, r, "cannot fork"), fail(EXIT_MOUNT, err);
+	}
+	r = stfs_fs_open(&fs, options, err);
+	if (r < 0) {
+		if (made)
+			rmdir(options->mountpoint);
+		return fail(EXIT_MODEL, err);
+	}
+	if (fs.model->tolerated)
+		fprintf(stderr, "safetensorsfs: %s: damaged, mounted as far as it can be read "
+			"(see: stfs check %s)\n", options->model, options->model);
+	fs.ready = on_ready;
+	fs.ready_data = &startup;
+	code = serve(&fs, made, err);
+	stfs_fs_close(&fs);
+	return code;
+}
+
+int main(int argc, char **argv)
+{
+	struct stfs_options options;
+	struct stfs_err err = STFS_ERR_INIT;
+	int code = 0;
+
+	/* Threads share heaps: memory is to follow the header, not the number of threads. */
+	mallopt(M_ARENA_MAX, 2);
+	/* Large blocks go back to the system when freed; glibc would raise the threshold to 32 MiB. */
+	mallopt(M_MMAP_THRESHOLD, 1 << 20);
+	if (stfs_options_parse(argc, argv, &options, &err) < 0) {
+		code = fail(EXIT_USAGE, &err);
+	} else if (options.help) {
+		fputs(stfs_options_help, stdout);
+	} else if (options.version) {
+		printf("safetensorsfs %s (libfuse %s)\n", STFS_VERSION, fuse_pkgversion());
+	} else if (!options.fake) {
+		raise_file_limit();
+		stfs_logging_to_terminal(options.debug);
+		code = run(&options, &err);
+	}
+	stfs_options_free(&options);
+	return code;
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT */
+/* The command line of the mount helper: what FUSE users expect, and what mount(8) passes on. */
+#ifndef STFS_FS_OPTIONS_H
+#define STFS_FS_OPTIONS_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+
+enum stfs_view { STFS_VIEW_RAW, STFS_VIEW_NPY, STFS_VIEW_BOTH };
+enum stfs_cache { STFS_CACHE_AUTO, STFS_CACHE_ALWAYS, STFS_CACHE_NEVER };
+
+struct stfs_options {
+	char *model;      /* owned */
+	char *mountpoint; /* owned */
+	char *log_file;   /* owned, or NULL */
+	enum stfs_view view;
+	enum stfs_cache cache;
+	bool hide_sidecars;
+	bool xattr;
+	bool allow_other;
+	bool uid_set, gid_set, fmask_set, dmask_set;
+	uid_t uid;
+	gid_t gid;
+	mode_t fmask, dmask;
+	unsigned max_read; /* bytes of a request at the most, 0: as the kernel likes */
+	bool foreground, debug, single_thread;
+	bool help, version;
+	bool fake;    /* mount(8) -f: do all but mount */
+	bool verbose; /* mount(8) -v */
+	bool helper;  /* called as mount.TYPE by mount(8) */
+	struct stfs_buf fuse; /* options for libfuse and the kernel, comma-separated */
+};
+
+/*
+ * Parses `argv`. Called as mount.TYPE (by mount(8)), the flags mean what mount(8) means by them and
+ * paths are expanded (fs/expand.h). 0; -EINVAL with a line in `err` that names the word; -ENOMEM.
+ * `options` is to be freed in every case.
+ */
+int stfs_options_parse(int argc, char **argv, struct stfs_options *options, struct stfs_err *err);
+void stfs_options_free(struct stfs_options *options);
+
+/* The text of --help, without a trailing blank line. */
+extern const char stfs_options_help[];
+
+#endif

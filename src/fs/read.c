@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Reading. Small requests are copied by pread; large ones are answered straight from the mapping of
+ * the model, which the kernel copies from and we never touch (store/mapping.h).
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/uio.h>
+
+#include "base/arith.h"
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "fs/handle.h"
+
+/* Up to here a cold read is cheaper by pread than by faults in the mapping (facts). */
+#define COPY_MOST (64u << 10)
+/* So many small reads in sequence, and the page cache would have served them better. */
+#define SMALL_READ (32u << 10)
+#define SMALL_READS_MOST 256
+
+/* Notes readers that direct I/O serves badly; their next open uses the page cache. */
+static void learn(struct stfs_fs *fs, struct stfs_handle *handle, size_t size, uint64_t offset,
+		  const struct fuse_file_info *fi)
+{
+	if (fs->options->cache != STFS_CACHE_AUTO || handle->id == STFS_NO_TENSOR)
+		return;
+	if (fi->lock_owner == 0) { /* a fill of the page cache: the file is mapped */
+		fs->prefers_cache[handle->id] = 1;
+		return;
+	}
+	if (size > SMALL_READ || atomic_exchange(&handle->next, offset + size) != offset)
+		atomic_store(&handle->small, 0);
+	else if (atomic_fetch_add(&handle->small, 1) >= SMALL_READS_MOST)
+		fs->prefers_cache[handle->id] = 1;
+}
+
+/* `head` from the made-up bytes, then `len` of the tensor at `offset`, copied. */
+static void reply_copied(fuse_req_t req, struct stfs_fs *fs, const struct stfs_handle *handle,
+			 struct stfs_str head, uint64_t offset, size_t len)
+{
+	char small[COPY_MOST];
+	STFS_AUTO_FREE char *large = NULL;
+	char *buffer = small;
+	ssize_t got;
+
+	if (head.len + len > sizeof(small)) {
+		buffer = large = malloc(head.len + len);
+		if (!large) {
+			fuse_reply_err(req, ENOMEM);
+			return;
+		}
+	}
+	if (head.len)
+		memcpy(buffer, head.ptr, head.len);
+	got = stfs_model_pread(fs->model, &handle->ref, buffer + head.len, len, offset);
+	if (got < 0)
+		fuse_reply_err(req, (int)-got);
+	else
+		fuse_reply_buf(req, buffer, head.len + (size_t)got);
+}
+
+static void reply_mapped(fuse_req_t req, const struct stfs_handle *handle, struct stfs_str head,
+			 const char *address, size_t len)
+{
+	struct iovec parts[2] = {
+		{.iov_base = (void *)(uintptr_t)head.ptr, .iov_len = head.len},
+		{.iov_base = (void *)(uintptr_t)address, .iov_len = len},
+	};
+	struct stfs_mapping *mapping = &handle->ref.shard->mapping;
+	bool skip = head.len == 0;
+
+	/* Once it is answered, the reader may close the file and another thread free the handle. */
+	fuse_reply_iov(req, parts + skip, 2 - skip);
+	stfs_mapping_served(mapping, len);
+}
+
+void stfs_fs_note_cut(struct stfs_fs *fs)
+{
+	if (atomic_fetch_add(&fs->failed_replies, 1) == 0)
+		stfs_log(STFS_LOG_ERROR, "%s: the model was cut short by another program; reads beyond "
+			 "its end fail (EIO)", fs->model_path);
+}
+
+/* The part of the made-up bytes that is asked for. */
+static struct stfs_str part_of(struct stfs_str head, uint64_t from, size_t size)
+{
+	if (from >= head.len)
+		return stfs_str_slice(head.ptr, 0);
+	return stfs_str_slice(head.ptr + from, stfs_min_u64(head.len - from, size));
+}
+
+/* Replies: buf; EIO (the file was cut short), ESTALE (its header changed), ENOMEM. */
+void stfs_fs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
+		     struct fuse_file_info *fi)
+{
+	struct stfs_fs *fs = fuse_req_userdata(req);
+	struct stfs_handle *handle = stfs_handle_of(fi);
+	struct stfs_str head = stfs_buf_str(&handle->made_up);
+	uint64_t from = (uint64_t)offset, data_from, len;
+	const char *address = NULL;
+	int r;
+
+	data_from = from > head.len ? from - head.len : 0;
+	head = part_of(head, from, size);
+	if (!handle->with_data) {
+		fuse_reply_buf(req, head.ptr, head.len);
+		return;
+	}
+	learn(fs, handle, size, from, fi);
+	r = stfs_shard_check(handle->ref.shard);
+	if (r < 0) {
+		fuse_reply_err(req, -r);
+		return;
+	}
+	len = stfs_min_u64(size - head.len, handle->ref.len - stfs_min_u64(data_from, handle->ref.len));
+	/* The mapping of a file that was cut short goes on with zeros to the end of its last page. */
+	if (len && handle->ref.offset + data_from + len > stfs_shard_view(handle->ref.shard).size)
+		stfs_fs_note_cut(fs);
+	else if (len > COPY_MOST)
+		address = stfs_mapping_at(&handle->ref.shard->mapping, handle->ref.offset + data_from, len);
+	if (address)
+		reply_mapped(req, handle, head, address, len);
+	else
+		reply_copied(req, fs, handle, head, data_from, len);
+}
