@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "cli/cli.h"
+#include "cli/human.h"
+#include "cli/jsonout.h"
+#include "ops/check.h"
+#include "ops/escape.h"
+
+/* ---- For programs ---- */
+
+static struct json_object *finding_json(const struct stfs_finding *finding)
+{
+	const struct stfs_rule_info *rule = stfs_rule_info(finding->rule);
+	struct json_object *object = stfs_jsonout_object();
+
+	stfs_jsonout_add_string(object, "rule", rule->name);
+	stfs_jsonout_add_string(object, "level", stfs_level_name(rule->level));
+	if (finding->tensor)
+		stfs_jsonout_add_text(object, "tensor",
+				      stfs_str_slice(finding->tensor, finding->tensor_len));
+	if (finding->position != STFS_NO_POSITION)
+		stfs_jsonout_add_number(object, "position", finding->position);
+	stfs_jsonout_add_string(object, "message", finding->message);
+	return object;
+}
+
+static void add_findings(struct json_object *object, const struct stfs_findings *findings)
+{
+	struct json_object *list = stfs_jsonout_array(), *counts = stfs_jsonout_object();
+
+	for (size_t i = 0; i < findings->count; i++)
+		stfs_jsonout_append(list, finding_json(&findings->items[i]));
+	for (int i = 0; i < STFS_RULE_COUNT; i++)
+		if (findings->counts[i])
+			stfs_jsonout_add_number(counts, stfs_rule_info((enum stfs_rule)i)->name,
+						findings->counts[i]);
+	stfs_jsonout_add(object, "deviations", list);
+	stfs_jsonout_add(object, "counts", counts);
+}
+
+static struct json_object *file_json(const struct stfs_check_file *file)
+{
+	struct json_object *object = stfs_jsonout_object();
+
+	stfs_jsonout_add_string(object, "file", file->shard->name);
+	stfs_jsonout_add_number(object, "size", file->shard->size);
+	stfs_jsonout_add_number(object, "header_bytes", file->header_bytes);
+	stfs_jsonout_add_string(object, "official", file->official ? "ok" : "error");
+	stfs_jsonout_add_string(object, "verdict", stfs_verdict_name(file->verdict));
+	stfs_jsonout_add_bool(object, "tolerant", file->tolerant);
+	stfs_jsonout_add_number(object, "tensors", file->tensors);
+	stfs_jsonout_add_number(object, "intact", file->intact);
+	if (file->shard->status < 0)
+		stfs_jsonout_add_string(object, "error", strerror(-file->shard->status));
+	add_findings(object, &file->shard->findings);
+	return object;
+}
+
+/* The one deviation of an index that says nonsense: the store tells it as an error. */
+static void add_unread(struct json_object *object, const struct stfs_err *unread)
+{
+	struct stfs_findings findings = STFS_FINDINGS_INIT;
+
+	stfs_jsonout_add_string(object, "error", unread->message);
+	if (unread->code == -EBADMSG &&
+	    stfs_findings_add(&findings, STFS_RULE_INDEX, unread->position, (struct stfs_str){NULL, 0},
+			      "%s", unread->message) < 0)
+		stfs_cli_out_of_memory();
+	add_findings(object, &findings);
+	stfs_findings_free(&findings);
+}
+
+static void print_json(const char *path, const struct stfs_model *model, const struct stfs_check *check)
+{
+	struct json_object *object = stfs_jsonout_object(), *files = stfs_jsonout_array();
+
+	stfs_jsonout_add_string(object, "model", path);
+	stfs_jsonout_add_string(object, "official", check->official ? "ok" : "error");
+	stfs_jsonout_add_string(object, "verdict", stfs_verdict_name(check->verdict));
+	stfs_jsonout_add_bool(object, "tolerant", check->tolerant);
+	stfs_jsonout_add_number(object, "tensors", check->tensors);
+	stfs_jsonout_add_number(object, "intact", check->intact);
+	for (uint32_t i = 0; i < check->file_count; i++)
+		stfs_jsonout_append(files, file_json(&check->files[i]));
+	stfs_jsonout_add(object, "files", files);
+	if (model->unread.code < 0)
+		add_unread(object, &model->unread);
+	else
+		add_findings(object, &model->findings);
+	stfs_jsonout_print(object, true, stdout);
+}
+
+/* ---- For people ---- */
+
+static void print_line(const char *indent, const char *line)
+{
+	STFS_AUTO_BUF struct stfs_buf text = STFS_BUF_INIT;
+
+	stfs_escape(stfs_str_from(line), STFS_ESCAPE_LINE, &text);
+	if (!stfs_buf_cstr(&text))
+		stfs_cli_out_of_memory();
+	printf("%s%s\n", indent, text.data);
+}
+
+static void tell_findings(const struct stfs_findings *findings)
+{
+	size_t listed[STFS_RULE_COUNT] = {0};
+
+	for (size_t i = 0; i < findings->count; i++) {
+		const struct stfs_finding *finding = &findings->items[i];
+		const struct stfs_rule_info *rule = stfs_rule_info(finding->rule);
+
+		listed[finding->rule]++;
+		printf("  %s %s", stfs_level_name(rule->level), rule->name);
+		if (finding->position != STFS_NO_POSITION)
+			printf(", byte %" PRIu64, finding->position);
+		print_line(": ", finding->message);
+	}
+	for (int i = 0; i < STFS_RULE_COUNT; i++)
+		if (findings->counts[i] > listed[i])
+			printf("  and %zu more of %s\n", findings->counts[i] - listed[i],
+			       stfs_rule_info((enum stfs_rule)i)->name);
+}
+
+static void tell_lookalike(const struct stfs_check_file *file)
+{
+	const char *like = file->verdict == STFS_VERDICT_REFUSED ? stfs_check_lookalike(file->shard) : NULL;
+
+	if (like)
+		printf("  It looks like %s.\n", like);
+}
+
+static void tell_file(const struct stfs_check_file *file)
+{
+	STFS_AUTO_BUF struct stfs_buf line = STFS_BUF_INIT;
+	const char *text;
+
+	stfs_buf_printf(&line, "%s: %s (", file->shard->name, stfs_verdict_name(file->verdict));
+	if (file->shard->status < 0) {
+		stfs_buf_puts(&line, strerror(-file->shard->status));
+	} else {
+		stfs_human_size(file->shard->size, false, &line);
+		stfs_buf_printf(&line, ", %" PRIu32 " tensor%s", file->tensors, file->tensors == 1 ? "" : "s");
+	}
+	stfs_buf_putc(&line, ')');
+	text = stfs_buf_cstr(&line);
+	if (!text)
+		stfs_cli_out_of_memory();
+	print_line("", text);
+	tell_findings(&file->shard->findings);
+	tell_lookalike(file);
+}
+
+/* How many of its tensors can be had, and by what. */
+static void advise_tolerant(const struct stfs_check *check)
+{
+	if (check->intact == check->tensors)
+		puts("  The official loader refuses it, but its tensors are all there and can be read:");
+	else
+		printf("  The official loader refuses it, but %" PRIu32 " of %" PRIu32
+		       " tensors are complete and can be\n  read:\n", check->intact, check->tensors);
+	puts("  mount it or use `stfs cat` (read-only), and save what you need to a new file.");
+	if (check->intact < check->tensors)
+		puts("  For the rest, fetch it again.");
+}
+
+/* Whether some file breaks a rule of this level. */
+static bool breaks(const struct stfs_check *check, enum stfs_rule rule)
+{
+	for (uint32_t i = 0; i < check->file_count; i++)
+		if (check->files[i].shard->findings.counts[rule])
+			return true;
+	return false;
+}
+
+static void advise(const struct stfs_check *check)
+{
+	switch (check->verdict) {
+	case STFS_VERDICT_CLEAN:
+		break;
+	case STFS_VERDICT_DEVIATIONS:
+		puts("  It can be used: the official loader takes it and so do we, though the format's\n"
+		     "  specification does not say so. Saved anew by the official library it is clean.");
+		break;
+	case STFS_VERDICT_REFUSED:
+		if (check->official)
+			puts("  The official loader would take it, but readers disagree on what it means, so\n"
+			     "  it is refused here. Load it with the official library and save it anew.");
+		else if (check->tolerant)
+			advise_tolerant(check);
+		else if (breaks(check, STFS_RULE_HEADER_BEYOND_FILE))
+			puts("  The official loader refuses it, and nothing in it can be read: the file ends\n"
+			     "  before its header does. If it was downloaded, fetch it again.");
+		else
+			puts("  The official loader refuses it, and nothing in it can be trusted: get it anew\n"
+			     "  from its source, or repair the program that wrote it.");
+		break;
+	case STFS_VERDICT_UNREADABLE:
+		puts("  No verdict: a file could not be read.");
+		break;
+	}
+}
+
+static void tell(const char *path, const struct stfs_model *model, const struct stfs_check *check)
+{
+	STFS_AUTO_BUF struct stfs_buf line = STFS_BUF_INIT;
+
+	if (model->unread.code < 0) {
+		stfs_buf_printf(&line, "%s: %s", stfs_verdict_name(check->verdict), model->unread.message);
+		if (!stfs_buf_cstr(&line))
+			stfs_cli_out_of_memory();
+		print_line("", line.data);
+		return;
+	}
+	stfs_buf_printf(&line, "%s: %s (%" PRIu32 " file%s, %" PRIu32 " tensor%s)", path,
+			stfs_verdict_name(check->verdict), check->file_count,
+			check->file_count == 1 ? "" : "s", check->tensors, check->tensors == 1 ? "" : "s");
+	if (!stfs_buf_cstr(&line))
+		stfs_cli_out_of_memory();
+	print_line("", line.data);
+	if (!stfs_model_is_sharded(model)) {
+		tell_findings(&model->shards[0].findings);
+		if (model->shards[0].status < 0)
+			printf("  %s\n", strerror(-model->shards[0].status));
+		tell_lookalike(&check->files[0]);
+	} else {
+		tell_findings(&model->findings);
+		for (uint32_t i = 0; i < check->file_count; i++)
+			if (check->files[i].verdict != STFS_VERDICT_CLEAN || check->files[i].shard->findings.count)
+				tell_file(&check->files[i]);
+	}
+	advise(check);
+}
+
+/* ---- The verb ---- */
+
+enum format { FORMAT_PEOPLE, FORMAT_JSON, FORMAT_QUIET };
+
+static enum stfs_verdict check_one(const char *path, enum format format)
+{
+	STFS_AUTO_MODEL struct stfs_model *model = NULL;
+	struct stfs_err err = STFS_ERR_INIT;
+	enum stfs_verdict verdict;
+	struct stfs_check check;
+
+	if (stfs_model_open(path, STFS_OPEN_JUDGE, &model, &err) < 0 || stfs_check_make(model, &check) < 0)
+		stfs_cli_out_of_memory();
+	if (format == FORMAT_JSON)
+		print_json(path, model, &check);
+	else if (format == FORMAT_PEOPLE)
+		tell(path, model, &check);
+	verdict = check.verdict;
+	stfs_check_free(&check);
+	return verdict;
+}
+
+static int run(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{"json", no_argument, NULL, 'j'}, {"quiet", no_argument, NULL, 'q'}, STFS_CLI_HELP, {0}};
+	enum stfs_verdict verdict, worst = STFS_VERDICT_CLEAN;
+	enum format format = FORMAT_PEOPLE;
+	bool several;
+	int c;
+
+	while ((c = getopt_long(argc, argv, ":jqh", options, NULL)) != -1) {
+		switch (c) {
+		case 'j': format = FORMAT_JSON; break;
+		case 'q': format = FORMAT_QUIET; break;
+		default: return stfs_cli_option(&stfs_verb_check, c, argv);
+		}
+	}
+	if (optind == argc)
+		return stfs_cli_usage(&stfs_verb_check, "check: name a model");
+	several = format == FORMAT_JSON && argc - optind > 1;
+	for (int i = optind; i < argc; i++) {
+		if (several)
+			fputs(i == optind ? "[\n" : ",\n", stdout);
+		verdict = check_one(argv[i], format);
+		worst = verdict > worst ? verdict : worst;
+	}
+	if (several)
+		puts("]");
+	return (int)worst;
+}
+
+const struct stfs_verb stfs_verb_check = {
+	.name = "check",
+	.synopsis = "[--json] [-q] MODEL...",
+	.summary = "all that is wrong with a model, and whether loaders take it",
+	.help =
+		"  -j, --json    for programs: `official` is what the official loader says (\"ok\"\n"
+		"                or \"error\"), `verdict` what we say; an array for several models\n"
+		"  -q, --quiet   no output, only the exit code\n"
+		"\n"
+		"Every deviation is listed with its rule, the tensor, and the byte of the file at\n"
+		"which it stands, up to 100 of a rule. Levels:\n"
+		"\n"
+		"  note        valid, worth knowing (alignment)\n"
+		"  deviation   loaders take it, the specification does not\n"
+		"  refused     the official loader takes it, we do not: readers disagree on it\n"
+		"  error       the official loader refuses it\n"
+		"\n"
+		"Reads headers only; the tensors' contents are not looked at.\n"
+		"\n"
+		"Exit codes: 0 clean, 1 deviations only (usable), 2 refused, 3 could not be read\n"
+		"(of several models the highest), 64 wrong usage.\n"
+		"\n"
+		"  stfs check model.safetensors\n"
+		"  stfs check ~/models/llama/                   index and all shards\n"
+		"  stfs check -q *.safetensors || echo look closer\n"
+		"  stfs check --json model.safetensors | jq -r '.files[].deviations[].rule'\n",
+	.run = run,
+};

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <fcntl.h>
+#include <locale.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "cli/cli.h"
+#include "ops/near.h"
+
+static const struct stfs_verb *const verbs[] = {
+	&stfs_verb_info, &stfs_verb_ls, &stfs_verb_cat, &stfs_verb_check, &stfs_verb_map,
+	&stfs_verb_mount, &stfs_verb_umount, &stfs_verb_status,
+};
+#define VERB_COUNT (sizeof(verbs) / sizeof(verbs[0]))
+
+static const char intro[] =
+	"stfs reads models in .safetensors files, whole or sharded, without mounting\n"
+	"them, and looks after the mounts of safetensorsfs.\n"
+	"\n"
+	"usage: stfs VERB [ARGUMENT...]\n"
+	"\n";
+
+static const char outro[] =
+	"\n"
+	"MODEL is a .safetensors file, the .safetensors.index.json of a sharded model,\n"
+	"or a folder that holds one of them (a model folder, a snapshot of the hub's\n"
+	"cache). Options may stand before or after it.\n"
+	"\n"
+	"  stfs help VERB     what a verb does, with examples (also: stfs VERB --help)\n"
+	"  stfs --version     the version\n"
+	"\n"
+	"Exit codes: 0 done, 1 failed, 64 wrong usage. `check` has its own.\n";
+
+static const struct stfs_verb *find_verb(const char *name)
+{
+	for (size_t i = 0; i < VERB_COUNT; i++)
+		if (strcmp(verbs[i]->name, name) == 0)
+			return verbs[i];
+	return NULL;
+}
+
+static void print_overview(FILE *out)
+{
+	fputs(intro, out);
+	for (size_t i = 0; i < VERB_COUNT; i++)
+		fprintf(out, "  %-8s %s\n", verbs[i]->name, verbs[i]->summary);
+	fputs(outro, out);
+}
+
+static int unknown_verb(const char *name)
+{
+	STFS_AUTO_BUF struct stfs_buf near = STFS_BUF_INIT;
+	const char *list;
+
+	for (size_t i = 0; i < VERB_COUNT; i++) {
+		struct stfs_str verb = stfs_str_from(verbs[i]->name);
+
+		if (stfs_near_distance(stfs_str_from(name), verb) <= 1 + (verb.len > 3) ||
+		    (*name && stfs_str_starts_with(verb, name)))
+			stfs_buf_printf(&near, "%s%s", near.len ? ", " : "", verbs[i]->name);
+	}
+	list = near.len ? stfs_buf_cstr(&near) : NULL;
+	stfs_cli_say("%s: no such verb%s%s%s; `stfs --help` lists them", name,
+		     list ? " (did you mean " : "", list ? list : "", list ? "?)" : "");
+	return STFS_EXIT_USAGE;
+}
+
+static int help(int argc, char **argv)
+{
+	const struct stfs_verb *verb;
+
+	if (argc < 2) {
+		print_overview(stdout);
+		return STFS_EXIT_OK;
+	}
+	verb = find_verb(argv[1]);
+	if (!verb)
+		return unknown_verb(argv[1]);
+	stfs_cli_help(verb);
+	return STFS_EXIT_OK;
+}
+
+static int run(int argc, char **argv)
+{
+	const char *called = strrchr(argv[0], '/') ? strrchr(argv[0], '/') + 1 : argv[0];
+	const struct stfs_verb *verb;
+
+	if (strncmp(called, "umount.", 7) == 0)
+		return stfs_cli_umount_helper(argc, argv);
+	if (argc < 2) {
+		print_overview(stderr);
+		return STFS_EXIT_USAGE;
+	}
+	if (strcmp(argv[1], "--version") == 0 || strcmp(argv[1], "-V") == 0) {
+		printf("stfs %s\n", STFS_VERSION);
+		return STFS_EXIT_OK;
+	}
+	if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)
+		return help(1, argv);
+	if (strcmp(argv[1], "help") == 0)
+		return help(argc - 1, argv + 1);
+	verb = find_verb(argv[1]);
+	return verb ? verb->run(argc - 1, argv + 1) : unknown_verb(argv[1]);
+}
+
+/* A result that did not arrive is no success. */
+static int finish(int code)
+{
+	bool failed = ferror(stdout);
+
+	errno = 0;
+	if (fflush(stdout) == 0 && !failed)
+		return code;
+	if (errno == EPIPE)
+		return STFS_EXIT_PIPE;
+	stfs_cli_say("standard output: %s", errno ? strerror(errno) : "could not be written");
+	return STFS_EXIT_FAILED;
+}
+
+/* A model must not be opened as descriptor 1 because the caller closed that. */
+static void occupy_standard_descriptors(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd >= 0)
+		close(fd);
+}
+
+static void log_line(enum stfs_log_level level, const char *line, void *data)
+{
+	stfs_cli_say("%s", line);
+}
+
+int main(int argc, char **argv)
+{
+	occupy_standard_descriptors();
+	/* Only for the width of characters and for patterns; what we write is UTF-8 in any case. */
+	if (!setlocale(LC_CTYPE, "") || MB_CUR_MAX == 1)
+		setlocale(LC_CTYPE, "C.UTF-8");
+	stfs_log_set(log_line, STFS_LOG_WARNING, NULL);
+	return finish(run(argc, argv));
+}

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/cleanup.h"
+#include "cli/cli.h"
+
+#define DAEMON "safetensorsfs"
+
+/*
+ * Whether FUSE can be used at all, as far as that can be told beforehand. EACCES is no reason
+ * against: fusermount3 opens the device with its own rights.
+ */
+static bool fuse_is_usable(void)
+{
+	STFS_AUTO_FD int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+
+	if (fd >= 0 || errno == EACCES)
+		return true;
+	stfs_cli_say("/dev/fuse: %s: this system (a container?) cannot mount", strerror(errno));
+	fputs("The same without a mount:\n"
+	      "  stfs ls MODEL                           list the tensors\n"
+	      "  stfs cat MODEL TENSOR > FILE            a tensor's bytes\n"
+	      "  stfs cat --npy -o FILE MODEL TENSOR     a tensor as a NumPy file\n"
+	      "  stfs cat --json MODEL TENSOR            its dtype and shape\n"
+	      "  stfs info MODEL, stfs check MODEL       metadata; what is wrong\n"
+	      "In a container FUSE needs --device /dev/fuse --cap-add SYS_ADMIN.\n", stderr);
+	return false;
+}
+
+/* The daemon that was installed with us, beside us. Returns only when it cannot be run. */
+static void exec_beside(char **argv)
+{
+	char path[PATH_MAX];
+	ssize_t len = readlink("/proc/self/exe", path, sizeof(path) - sizeof(DAEMON));
+	char *slash;
+
+	if (len <= 0)
+		return;
+	path[len] = '\0';
+	slash = strrchr(path, '/');
+	if (!slash)
+		return;
+	strcpy(slash + 1, DAEMON); /* fits: room for it was kept above */
+	execv(path, argv);
+}
+
+static int run(int argc, char **argv)
+{
+	/* All options are the daemon's, but for this one. */
+	if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
+		stfs_cli_help(&stfs_verb_mount);
+		return STFS_EXIT_OK;
+	}
+	if (argc < 3)
+		return stfs_cli_usage(&stfs_verb_mount, "mount: name a model and a directory");
+	if (!fuse_is_usable())
+		return STFS_EXIT_FAILED;
+	argv[0] = (char[]){DAEMON};
+	exec_beside(argv);
+	execvp(DAEMON, argv);
+	stfs_cli_say("%s: %s: it is neither beside stfs nor in PATH", DAEMON, strerror(errno));
+	return STFS_EXIT_FAILED;
+}
+
+const struct stfs_verb stfs_verb_mount = {
+	.name = "mount",
+	.synopsis = "MODEL DIR [-o OPTIONS] [-f] ...",
+	.summary = "mount a model as a directory of tensors",
+	.help =
+		"Runs safetensorsfs(1) with these words; `safetensorsfs --help` lists its options.\n"
+		"In DIR every tensor is a file of its raw bytes with a .json beside it that gives\n"
+		"dtype and shape; NAME.npy opens too.\n"
+		"\n"
+		"  stfs mount model.safetensors m\n"
+		"  ls m; cat m/embed.weight.json\n"
+		"  python3 -c 'import numpy; print(numpy.load(\"m/embed.weight.npy\").mean())'\n"
+		"  stfs umount m\n"
+		"\n"
+		"Where /dev/fuse is missing it says which verbs do the same without a mount.\n",
+	.run = run,
+};

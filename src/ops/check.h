@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT */
+/* The verdict on a model: what `check` tells, from the findings of an opening with STFS_OPEN_JUDGE. */
+#ifndef STFS_OPS_CHECK_H
+#define STFS_OPS_CHECK_H
+
+#include "store/model.h"
+
+/* In rising order; also the exit codes of `check`. */
+enum stfs_verdict {
+	STFS_VERDICT_CLEAN,      /* nothing but notes */
+	STFS_VERDICT_DEVIATIONS, /* everybody takes it, the specification does not */
+	STFS_VERDICT_REFUSED,    /* the official loader refuses it, or we do */
+	STFS_VERDICT_UNREADABLE, /* no verdict: a file could not be read */
+};
+
+struct stfs_check_file {
+	const struct stfs_shard *shard; /* borrowed */
+	enum stfs_verdict verdict;
+	bool official;         /* the official loader takes it */
+	bool tolerant;         /* the tolerant read-only mode takes it */
+	uint64_t header_bytes; /* length word and text; 0 when there is no header */
+	uint32_t tensors;      /* entries of the header that could be read at all */
+	uint32_t intact;       /* of those: all bytes are there */
+};
+
+struct stfs_check {
+	enum stfs_verdict verdict; /* the highest of the files' and of what is said of them together */
+	bool official;             /* all files, and the index */
+	bool tolerant;
+	struct stfs_check_file *files; /* owned; file_count of them, none where the model is unread */
+	uint32_t file_count;
+	uint32_t tensors, intact;
+};
+
+/* `model` was opened with STFS_OPEN_JUDGE and outlives `check`. 0 or -ENOMEM. */
+int stfs_check_make(const struct stfs_model *model, struct stfs_check *check);
+void stfs_check_free(struct stfs_check *check);
+
+/* "clean", "deviations", "refused", "unreadable". */
+const char *stfs_verdict_name(enum stfs_verdict verdict);
+
+/*
+ * What a file that is no safetensors file seems to be, by its first bytes, as the end of the
+ * sentence "it looks like ..."; NULL when it is like nothing known.
+ */
+const char *stfs_check_lookalike(const struct stfs_shard *shard);
+
+#endif

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: MIT */
+#include "ops/unmount.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <json-c/json.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/mount.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "ops/mounts.h"
+
+/* Silence after which a wait is explained. */
+#define PATIENCE_MS 3000
+
+static void free_mounts(struct stfs_mounts *mounts)
+{
+	stfs_mounts_free(mounts);
+}
+
+/* Whether process `pid` is a daemon of ours: its number may mean another in our pid namespace. */
+static bool is_daemon(pid_t pid)
+{
+	char path[64], name[32] = "";
+	STFS_AUTO_FILE FILE *comm = NULL;
+
+	snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
+	comm = fopen(path, "re");
+	return comm && fgets(name, sizeof(name), comm) && strncmp(name, "safetensorsfs", 13) == 0;
+}
+
+/* A descriptor that becomes readable when the mount's daemon ends; -1 when it is not known. */
+static int watch_daemon(const struct stfs_mount *mount, pid_t *pid)
+{
+	struct json_object *status = NULL, *field;
+	int fd = -1;
+
+	*pid = 0;
+	if (stfs_mount_status(mount, &status) == 0 && json_object_object_get_ex(status, "pid", &field))
+		*pid = (pid_t)json_object_get_int(field);
+	json_object_put(status);
+	if (*pid > 0 && is_daemon(*pid))
+		fd = (int)syscall(SYS_pidfd_open, *pid, 0);
+	return fd;
+}
+
+static void wait_for_daemon(int watch, pid_t pid, const char *point)
+{
+	struct pollfd end = {.fd = watch, .events = POLLIN};
+	int timeout = PATIENCE_MS, got;
+
+	do {
+		got = poll(&end, 1, timeout);
+		if (got == 0) {
+			stfs_log(STFS_LOG_WARNING, "%s: unmounted; waiting for the daemon, process %d, "
+				 "to finish (Ctrl-C stops the waiting only)", point, (int)pid);
+			timeout = -1;
+		}
+	} while (got == 0 || (got < 0 && errno == EINTR));
+}
+
+/* Runs in the child: `program -u [-z] -- point`, its messages into `messages`. */
+__attribute__((noreturn)) static void exec_fusermount(int messages, bool lazy, const char *point)
+{
+	static const char *const programs[] = {"fusermount3", "fusermount"};
+	const char *argv[] = {NULL, "-u", lazy ? "-z" : "--", lazy ? "--" : point, lazy ? point : NULL, NULL};
+
+	dup2(messages, STDERR_FILENO);
+	for (size_t i = 0; i < 2; i++) {
+		argv[0] = programs[i];
+		execvp(programs[i], (char *const *)(uintptr_t)argv);
+	}
+	dprintf(STDERR_FILENO, "%s: %s", programs[0], strerror(errno));
+	_exit(127);
+}
+
+/* The first line that comes through `fd`, to its end. */
+static void read_line(int fd, char *line, size_t size)
+{
+	char piece[256];
+	size_t used = 0;
+	ssize_t got;
+
+	while ((got = read(fd, piece, sizeof(piece))) > 0 || (got < 0 && errno == EINTR)) {
+		for (ssize_t i = 0; i < got && used + 1 < size; i++)
+			line[used++] = piece[i];
+	}
+	line[used] = '\0';
+	line[strcspn(line, "\n")] = '\0';
+}
+
+/* An unprivileged unmount. 0; -EBUSY; -EPERM. */
+static int by_fusermount(const char *point, bool lazy, struct stfs_err *err)
+{
+	char line[512];
+	int pipe_fds[2], status = 0;
+	pid_t child;
+
+	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+		return stfs_err_errno(err, -errno, "%s", point);
+	child = fork();
+	if (child == 0)
+		exec_fusermount(pipe_fds[1], lazy, point);
+	close(pipe_fds[1]);
+	if (child > 0)
+		read_line(pipe_fds[0], line, sizeof(line));
+	close(pipe_fds[0]);
+	if (child < 0)
+		return stfs_err_errno(err, -EAGAIN, "%s", point);
+	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+		;
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
+		return 0;
+	return stfs_err_set(err, strstr(line, "busy") ? -EBUSY : -EPERM, STFS_NO_POSITION, "%s: %s", point,
+			    *line ? line : "fusermount3 failed");
+}
+
+static int take_down(const char *point, bool lazy, struct stfs_err *err)
+{
+	/* Root does without a helper; in a container "root" may lack the right that fusermount3 has. */
+	if (geteuid() != 0)
+		return by_fusermount(point, lazy, err);
+	if (umount2(point, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)) == 0)
+		return 0;
+	if (errno == EPERM)
+		return by_fusermount(point, lazy, err);
+	return stfs_err_errno(err, -errno, "%s", point);
+}
+
+/* Whether the file system is gone from our table: else its daemon lives on, elsewhere. */
+static bool is_gone(const char *device)
+{
+	STFS_CLEANUP(free_mounts) struct stfs_mounts mounts = {0};
+
+	return stfs_mounts_read(&mounts) == 0 && !stfs_mounts_has_device(&mounts, device);
+}
+
+static int unmount_living(const struct stfs_mount *mount, bool lazy, struct stfs_err *err)
+{
+	STFS_AUTO_FD int watch = -1;
+	pid_t pid = 0;
+	int r;
+
+	if (!lazy)
+		watch = watch_daemon(mount, &pid);
+	r = take_down(mount->point, lazy, err);
+	if (r == -EBUSY)
+		return stfs_err_set(err, r, STFS_NO_POSITION,
+				    "%s: in use (`fuser -vm %s` names the programs; --lazy detaches it all "
+				    "the same)", mount->point, mount->point);
+	if (r < 0 || lazy)
+		return r;
+	stfs_log(STFS_LOG_INFO, "%s: unmounted", mount->point);
+	if (watch < 0)
+		stfs_log(STFS_LOG_INFO, "%s: its daemon is not known; not waiting for it", mount->point);
+	else if (is_gone(mount->device))
+		wait_for_daemon(watch, pid, mount->point);
+	else
+		stfs_log(STFS_LOG_INFO, "%s: mounted elsewhere as well; its daemon goes on", mount->point);
+	return 0;
+}
+
+static int unmount_dead(const struct stfs_mount *mount, struct stfs_err *err)
+{
+	int r = take_down(mount->point, false, err);
+
+	if (r < 0)
+		r = take_down(mount->point, true, err);
+	if (r == 0)
+		stfs_log(STFS_LOG_INFO, "%s: cleared; its daemon had died", mount->point);
+	return r;
+}
+
+int stfs_unmount(const char *dir, bool lazy, struct stfs_err *err)
+{
+	STFS_CLEANUP(free_mounts) struct stfs_mounts mounts = {0};
+	STFS_AUTO_FREE char *point = stfs_mount_path(dir);
+	const struct stfs_mount *mount;
+	int r;
+
+	if (!point)
+		return stfs_err_errno(err, -errno, "%s", dir);
+	r = stfs_mounts_read(&mounts);
+	if (r < 0)
+		return stfs_err_errno(err, r, "/proc/self/mountinfo");
+	mount = stfs_mounts_find(&mounts, point);
+	if (!mount)
+		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: nothing is mounted here", dir);
+	if (stfs_mount_is_dead(mount))
+		return unmount_dead(mount, err);
+	if (!stfs_mount_is_ours(mount))
+		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION,
+				    "%s: a mount of type %s, not of safetensorsfs; umount(8) is for those", dir,
+				    mount->type);
+	return unmount_living(mount, lazy, err);
+}
