@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: MIT
+"""stfs mount, umount and status; the helper that umount(8) runs."""
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+
+
+@pytest.fixture
+def mount_by_verb(fuse_device, stfs, daemon_path, tmp_path):
+    """mount(model, name="m", *args): by `stfs mount`, in the background; returns the directory."""
+    points = []
+    path = {"PATH": f"{daemon_path.parent}:{os.environ['PATH']}"}
+
+    def make(model, name="m", *args):
+        point = tmp_path / name
+        point.mkdir(exist_ok=True)
+        stfs("mount", model, point, *args, env=path)
+        points.append(point)
+        return point
+    yield make
+    for point in points:
+        subprocess.run(["fusermount3", "-uz", point], stderr=subprocess.DEVNULL)
+
+
+def pid_of(stfs, point):
+    return json.loads(stfs("status", "--json", point).stdout)["status"]["pid"]
+
+
+def ended(pid):
+    """Gone, or a child that only waits to be collected."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def mounted_at(point):
+    return os.path.ismount(point)
+
+
+def test_mount_status_umount(stfs, mount_by_verb, small_model):
+    point = mount_by_verb(small_model)
+    assert (point / "steps").stat().st_size == 8
+    assert str(point) in stfs("status").stdout and str(small_model) in stfs("status").stdout
+    pid = pid_of(stfs, point)
+    done = stfs("umount", point)
+    assert done.stdout == done.stderr == "" and not mounted_at(point)
+    assert ended(pid), "umount waits for the daemon"
+
+
+def test_names_that_the_mount_table_escapes(stfs, mount_by_verb, small_model):
+    for name in "a b", "tab\tnew\nline", "back\\slash", "ü#":
+        point = mount_by_verb(small_model, name)
+        assert json.loads(stfs("status", "--json", point).stdout)["mountpoint"] == str(point)
+        stfs("umount", f"{point}/")
+        assert not mounted_at(point)
+
+
+def test_status_of_one(stfs, mount_by_verb, small_model, tmp_path):
+    point = mount_by_verb(small_model)
+    found = json.loads(stfs("status", "--json", point).stdout)
+    assert found["state"] == "fresh" and found["status"]["tensors"] == 3
+    assert found["status"]["model"] == str(small_model)
+    text = stfs("status", point).stdout
+    assert "state" in text and "tensors" in text and f"pid         {found['status']['pid']}" in text
+    by_model = json.loads(stfs("status", "--json", small_model).stdout)
+    assert [m["mountpoint"] for m in by_model] == [str(point)]
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(small_model)
+    assert str(point) in stfs("status", link).stdout
+    with small_model.open("r+b") as f:
+        f.write(b"\xff" * 30)
+    assert json.loads(stfs("status", "--json", point).stdout)["state"] == "stale"
+    stfs("umount", point)
+    done = stfs("status", small_model, check=False)
+    assert done.returncode == 1 and "not mounted" in done.stderr
+    assert stfs("status", tmp_path / "none", check=False).returncode == 1
+
+
+def test_status_without_mounts(stfs):
+    inside = subprocess.run(["unshare", "-m", "sh", "-c", 'umount -a -t fuse.safetensorsfs; exec "$@"', "sh",
+                             stfs.path, "status"], capture_output=True, text=True, env=stfs.env)
+    assert inside.stdout == "nothing is mounted\n"
+
+
+def test_busy_and_lazy(stfs, mount_by_verb, small_model):
+    point = mount_by_verb(small_model)
+    with (point / "steps").open("rb"):
+        done = stfs("umount", point, check=False)
+        assert done.returncode == 1 and "in use" in done.stderr and mounted_at(point)
+        stfs("umount", "--lazy", point)
+        assert not mounted_at(point)
+
+
+def test_dead_mount(stfs, mount_by_verb, small_model):
+    point = mount_by_verb(small_model)
+    os.kill(pid_of(stfs, point), signal.SIGKILL)
+    while True:
+        try:
+            os.statvfs(point)
+        except OSError as error:
+            assert error.errno == 107  # ENOTCONN
+            break
+    assert "dead" in stfs("status").stdout and "`stfs umount` clears" in stfs("status", point).stdout
+    assert "cleared" in stfs("umount", "-v", point).stderr
+    assert not mounted_at(point)
+
+
+def test_dead_and_busy(stfs, mount_by_verb, small_model):
+    point = mount_by_verb(small_model)
+    pid = pid_of(stfs, point)
+    with (point / "steps").open("rb"):
+        os.kill(pid, signal.SIGKILL)
+        stfs("umount", point)
+        assert not mounted_at(point)
+
+
+def test_stays_alive_where_it_is_bound_elsewhere(stfs, mount_by_verb, small_model, tmp_path):
+    point = mount_by_verb(small_model)
+    other = tmp_path / "other"
+    other.mkdir()
+    subprocess.run(["mount", "--bind", point, other], check=True)
+    assert "elsewhere" in stfs("umount", "-v", point, timeout=10).stderr
+    assert (other / "steps").stat().st_size == 8
+    stfs("umount", other)
+
+
+def test_touches_no_other_mounts(stfs, tmp_path):
+    done = stfs("umount", "/proc", check=False)
+    assert done.returncode == 1 and "type proc" in done.stderr
+    done = stfs("umount", tmp_path, check=False)
+    assert done.returncode == 1 and "nothing is mounted here" in done.stderr
+    assert stfs("umount", "-q", tmp_path, tmp_path / "none", check=False).stderr == ""
+
+
+def test_helper_of_umount(stfs, mount_by_verb, small_model, tmp_path):
+    for name in "umount.fuse.safetensorsfs", "umount.safetensorsfs":
+        helper = tmp_path / name
+        helper.symlink_to(stfs.path)
+        point = mount_by_verb(small_model)
+        pid = pid_of(stfs, point)
+        subprocess.run([helper, point, "-n", "-v", "-r", "-t", "fuse.safetensorsfs"], check=True, env=stfs.env,
+                       stderr=subprocess.DEVNULL)
+        assert not mounted_at(point) and ended(pid)
+    assert subprocess.run([helper, tmp_path], env=stfs.env, stderr=subprocess.DEVNULL).returncode == 1
+    assert subprocess.run([helper], env=stfs.env, stderr=subprocess.DEVNULL).returncode == 64
+
+
+def test_helper_in_another_namespace(stfs, mount_by_verb, small_model, tmp_path):
+    helper = tmp_path / "umount.safetensorsfs"
+    helper.symlink_to(stfs.path)
+    point = mount_by_verb(small_model)
+    subprocess.run(["unshare", "-m", "sh", "-c", 'umount "$1"; "$0" "$1" -N /proc/' + str(os.getpid()) + "/ns/mnt",
+                    helper, point], check=True, env=stfs.env)
+    assert not mounted_at(point)
+
+
+def test_no_fuse_device(stfs, small_model, tmp_path):
+    """A container without /dev/fuse: what to do instead."""
+    done = subprocess.run(["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /dev && exec "$@"', "sh", stfs.path,
+                           "mount", small_model, tmp_path], capture_output=True, text=True, env=stfs.env)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("stfs: /dev/fuse: No such file or directory")
+    for verb in "stfs ls", "stfs cat", "stfs info":
+        assert verb in done.stderr
+
+
+def test_no_daemon(stfs, small_model, tmp_path):
+    done = stfs("mount", small_model, tmp_path, check=False, env={"PATH": "/nonexistent"})
+    assert done.returncode == 1 and "neither beside stfs nor in PATH" in done.stderr
+
+
+def test_errors_of_the_daemon_come_through(stfs, daemon_path, tmp_path, fuse_device):
+    done = stfs("mount", tmp_path / "none.safetensors", tmp_path, check=False,
+                env={"PATH": f"{daemon_path.parent}:{os.environ['PATH']}"})
+    assert done.returncode != 0 and "none.safetensors" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_as_a_user(stfs, daemon_path, fuse_device, make_model, tmp_path_factory):
+    """Through fusermount3; nobody else's mount is touched."""
+    import shutil
+    import tempfile
+    folder = tempfile.mkdtemp(prefix="stfs-user-", dir="/tmp")
+    os.chmod(folder, 0o755)
+    try:
+        for program in stfs.path, daemon_path:
+            shutil.copy(program, folder)
+        model = shutil.copy(make_model("u.safetensors", {"a": ("U8", [4], None)}), folder)
+        point = os.path.join(folder, "m")
+        os.mkdir(point)
+        os.chown(point, 65534, 65534)
+        env = {k: v for k, v in stfs.env.items() if not k.endswith("SAN_OPTIONS")}
+
+        def as_user(*args):
+            return subprocess.run([os.path.join(folder, "stfs"), *args], user=65534, group=65534, extra_groups=[],
+                                  capture_output=True, text=True, env=env, cwd="/")
+        done = as_user("mount", model, point)
+        assert done.returncode == 0, done.stderr
+        assert "fresh" in as_user("status").stdout
+        assert "of another user" in stfs("status").stdout or "fresh" in stfs("status").stdout
+        done = as_user("umount", "-v", point)
+        assert done.returncode == 0, done.stderr
+        assert not os.path.ismount(point)
+    finally:
+        subprocess.run(["fusermount3", "-uz", os.path.join(folder, "m")], stderr=subprocess.DEVNULL)
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,737 @@
+# SPDX-License-Identifier: MIT
+"""The mount helper: its command line, what it says and ends with, and how it lives and dies."""
+import errno
+import fcntl
+import json
+import os
+import pathlib
+import pwd
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+
+import pytest
+
+import models
+from conftest import PATIENCE, MountFailed, mount_entry
+
+USAGE, MODEL, MOUNT = 1, 2, 32
+
+
+@pytest.fixture
+def run(daemon_path, program_env):
+    """run(*words, name="safetensorsfs" ...): the program, which is expected to end by itself."""
+    def start(*words, **kw):
+        env = dict(program_env, **kw.pop("env", {}))
+        return subprocess.run([str(daemon_path), *map(os.fspath, words)], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, errors="surrogateescape", env=env,
+                              timeout=PATIENCE, **kw)
+    return start
+
+
+def wait_for_exit(pid):
+    """Exit code of a daemon that was started in the background; it is a child of ours by now."""
+    limit = time.monotonic() + PATIENCE
+    while time.monotonic() < limit:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    raise AssertionError(f"the daemon {pid} did not end")
+
+
+class Launched:
+    """A mount made by a command line of the test's own."""
+
+    def __init__(self, done, path):
+        self.done, self.path = done, pathlib.Path(path)
+        assert done.returncode == 0, done.stderr
+        self.status = json.loads((self.path / ".stfs").read_text())
+
+    def unmount(self):
+        subprocess.run(["fusermount3", "-u", self.path], check=True)
+        return wait_for_exit(self.status["pid"])
+
+
+@pytest.fixture
+def launch(fuse_device, daemon_path, program_env):
+    """launch(words, at, program=..., env=..., cwd=...): in the background; unmounted in the end."""
+    launched = []
+
+    def start(words, at, program=daemon_path, env=None, cwd=None):
+        done = subprocess.run([str(program), *map(os.fspath, words)], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=PATIENCE, cwd=cwd,
+                              errors="surrogateescape", env=dict(program_env, **(env or {})))
+        launched.append(Launched(done, at))
+        return launched[-1]
+    yield start
+    assert [made.unmount() for made in reversed(launched)] == [0] * len(launched)
+
+
+@pytest.fixture
+def helper_program(daemon_path, tmp_path):
+    """helper_program(type): the program under the name by which mount(8) calls it."""
+    def link(type):
+        path = tmp_path / f"sbin/mount.{type}"
+        path.parent.mkdir(exist_ok=True)
+        path.symlink_to(daemon_path)
+        return path
+    return link
+
+
+TYPES = ("safetensorsfs", "fuse.safetensorsfs")
+
+
+# --- words that are refused -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words, named", [
+    ([], "MODEL"), (["m"], "MOUNTPOINT"), (["m", "d", "e"], "more"),
+    (["--nonsense", "m", "d"], "--nonsense"), (["-x", "m", "d"], "-x"), (["-fx", "m", "d"], "-x"),
+    (["m", "d", "-o"], "-o"), (["m", "d", "--log-file"], "--log-file"), (["--help=x"], "--help"),
+    (["-o", "nonsense", "m", "d"], "nonsense"), (["-o", "ro,nonsense=5,xattr", "m", "d"], "nonsense=5"),
+    (["-o", "allow_others", "m", "d"], "allow_others"), (["-o", "view", "m", "d"], "view"),
+    (["-o", "xattr=1", "m", "d"], "xattr=1"), (["-o", "force", "m", "d"], "force"),
+    (["-o", "view=fancy", "m", "d"], "raw, npy, both"), (["-o", "view=", "m", "d"], "raw, npy, both"),
+    (["-o", "cache=yes", "m", "d"], "auto, always, never"),
+    (["-o", "sidecars=no", "m", "d"], "shown, hidden"),
+    (["-o", "uid=root", "m", "d"], "root"), (["-o", "uid=-1", "m", "d"], "-1"),
+    (["-o", "uid=4294967295", "m", "d"], "4294967295"), (["-o", "gid=", "m", "d"], '""'),
+    (["-o", "gid=99999999999999999999", "m", "d"], "99999999999999999999"),
+    (["-o", "umask=9", "m", "d"], "9"), (["-o", "fmask=01000", "m", "d"], "01000"),
+    (["-o", "dmask=7x", "m", "d"], "7x"), (["-o", "max_read=many", "m", "d"], "many"),
+])
+def test_wrong_words(run, tmp_path, words, named):
+    done = run(*words, cwd=tmp_path)
+    assert done.returncode == USAGE and done.stdout == ""
+    assert done.stderr.startswith("safetensorsfs: ") and done.stderr.count("\n") == 1
+    assert named in done.stderr
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("words, named", [
+    (["m", "d", "-x"], "-x"), (["m", "d", "-o", "nonsense"], "nonsense"), (["m"], "MOUNTPOINT"),
+    (["$NOT_SET_ANYWHERE/m", "d"], "NOT_SET_ANYWHERE"), (["~no-such-user/m", "d"], "no-such-user"),
+    (["m", "d", "-o", "log_file=$NOT_SET_ANYWHERE"], "NOT_SET_ANYWHERE"), (["m", "${d"], "{d"),
+])
+def test_wrong_words_to_the_helper(launch, helper_program, program_env, tmp_path, words, named):
+    done = subprocess.run([helper_program("safetensorsfs"), *words], capture_output=True, text=True,
+                          cwd=tmp_path, env=program_env)
+    assert done.returncode == USAGE and named in done.stderr, done.stderr
+
+
+def test_sloppy_helper_ignores_unknown_options(launch, helper_program, small_model, tmp_path):
+    """mount -s: tolerate sloppy options rather than fail."""
+    (tmp_path / "m").mkdir()
+    launch([small_model, tmp_path / "m", "-s", "-o", "rw,nonsense"], tmp_path / "m",
+           program=helper_program("safetensorsfs"))
+
+
+# --- help and version -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["-h"], ["--help"], ["-f", "-h", "x"], ["-o", "xattr", "--help"]])
+def test_help(run, words):
+    done = run(*words)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith("usage: safetensorsfs") and done.stdout.endswith("\n")
+    assert not done.stdout.endswith("\n\n")
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    for word in ("-o", "-f", "-d", "-s", "-h", "-V", "--log-file", "view=", "sidecars=", "xattr", "uid=",
+                 "gid=", "umask=", "fmask=", "dmask=", "cache=", "allow_other", "umount"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize("word", ["-V", "--version"])
+def test_version(run, word):
+    done = run(word)
+    assert done.returncode == 0
+    assert re.fullmatch(r"safetensorsfs \d+\.\d+\.\d+ \(libfuse [\d.]+\S*\)\n", done.stdout)
+
+
+# --- models that cannot be mounted ------------------------------------------------------------
+
+
+def make_fifo(path):
+    os.mkfifo(path)
+
+
+def make_socket(path):
+    here = os.getcwd()
+    with socket.socket(socket.AF_UNIX) as made:
+        os.chdir(path.parent)  # a path of a socket must be short
+        try:
+            made.bind(path.name)
+        finally:
+            os.chdir(here)
+
+
+def make_loop(path):
+    path.symlink_to(path)
+
+
+UNREADABLE = {
+    "missing": lambda path: None, "empty": lambda path: path.touch(), "folder": pathlib.Path.mkdir,
+    "fifo": make_fifo, "socket": make_socket, "loop": make_loop,
+    "device": lambda path: path.symlink_to("/dev/zero"), "null": lambda path: path.symlink_to("/dev/null"),
+    "terminal": lambda path: path.symlink_to("/dev/tty"), "dangling": lambda path: path.symlink_to("nowhere"),
+    "text": lambda path: path.write_text("this is not a model, whatever its name says\n"),
+    "zeros": lambda path: path.write_bytes(bytes(100)),
+    "page": lambda path: path.write_text("<!DOCTYPE html><html>" * 9),
+    "pointer": lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+    "proc": lambda path: path.symlink_to("/proc/self/mem"),
+}
+
+
+@pytest.mark.parametrize("foreground", [["-f"], []])
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_model_cannot_be_read(run, tmp_path, kind, foreground):
+    """Code 2, the file named, at once; and the mount point that was made for it is gone again."""
+    path, absent, there = tmp_path / "the-model.safetensors", tmp_path / "absent", tmp_path / "there"
+    UNREADABLE[kind](path)
+    there.mkdir()
+    for mountpoint in absent, there:
+        done = run(*foreground, path, mountpoint)
+        assert done.returncode == MODEL, done.stderr
+        assert "the-model.safetensors" in done.stderr and done.stderr.startswith("safetensorsfs: ")
+        assert mount_entry(mountpoint) is None
+    assert not absent.exists() and there.is_dir()
+
+
+def test_folder_of_two_models_names_both(run, make_model, tmp_path):
+    for name in "one", "two":
+        make_model(f"d/{name}.safetensors", {"x": ("U8", [1], None)})
+    done = run(tmp_path / "d", tmp_path / "m")
+    assert done.returncode == MODEL
+    assert "one.safetensors" in done.stderr and "two.safetensors" in done.stderr
+
+
+def test_missing_shard_is_named(run, make_model, tmp_path):
+    make_model("d/a.safetensors", {"x": ("U8", [1], None)})
+    (tmp_path / "d/model.safetensors.index.json").write_text(json.dumps(
+        {"metadata": {}, "weight_map": {"x": "a.safetensors", "y": "gone.safetensors"}}))
+    done = run(tmp_path / "d", tmp_path / "m")
+    assert done.returncode == MODEL and "gone.safetensors" in done.stderr
+
+
+def test_damaged_model_is_mounted_with_a_word(mount, make_model):
+    model = make_model("m.safetensors", {"x": ("U8", [9], None)}, tail=b"more")
+    mounted = mount(model)
+    assert "damaged" in mounted.stderr() and "stfs check" in mounted.stderr()
+    assert json.loads((mounted.path / ".stfs").read_text())["tolerant"]
+    assert (mounted.path / "x").read_bytes() == models.pattern("U8", [9], "x")
+
+
+# --- mount points -----------------------------------------------------------------------------
+
+
+def make_dead_mount(mount, model):
+    """A mount whose daemon was killed."""
+    mounted = mount(model)
+    mounted.exit_codes = None
+    os.kill(mounted.pid, signal.SIGKILL)
+    assert mounted.ended() == -signal.SIGKILL
+    with pytest.raises(OSError) as dead:
+        os.listdir(mounted.path)
+    assert dead.value.errno == errno.ENOTCONN
+    return mounted
+
+
+@pytest.mark.parametrize("foreground", [["-f"], []])
+def test_mount_point_that_cannot_be_used(run, small_model, tmp_path, foreground):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "dangling").symlink_to("nowhere/at/all")
+    for name in "file", "absent/below", "loop", "dangling", "file/below", "n" * 300:
+        done = run(*foreground, small_model, tmp_path / name)
+        assert done.returncode == MOUNT and name in done.stderr, (name, done.stderr)
+    assert not (tmp_path / "absent").exists() and (tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("foreground", [["-f"], []])
+def test_dead_mount_names_the_cure(mount, run, small_model, foreground):
+    dead = make_dead_mount(mount, small_model)
+    done = run(*foreground, small_model, dead.path)
+    assert done.returncode == MOUNT
+    assert f"stfs umount {dead.path}" in done.stderr
+
+
+def test_absent_mount_point_is_made(mount, small_model, tmp_path):
+    for foreground in True, False:
+        where = tmp_path / f"made{foreground}"
+        mounted = mount(small_model, foreground=foreground, mountpoint=where)
+        assert len(os.listdir(where)) == 7
+        mounted.unmount()
+
+
+def test_mount_over_a_folder_with_files(mount, small_model, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine").write_text("kept")
+    mounted = mount(small_model, mountpoint=tmp_path / "full")
+    assert "mine" not in os.listdir(mounted.path)
+    mounted.unmount()
+    assert (tmp_path / "full/mine").read_text() == "kept"
+
+
+def test_two_mounts_of_one_model(mount, small_model):
+    first, second = mount(small_model), mount(small_model, "view=npy")
+    assert (first.path / "steps").read_bytes() == (second.path / "steps").read_bytes()
+    first.unmount()
+    assert (second.path / "steps").stat().st_size == 8
+
+
+def test_mount_over_a_mount(mount, small_model, make_model, tmp_path):
+    other = make_model("other.safetensors", {"other": ("U8", [1], None)})
+    below = mount(small_model, mountpoint=tmp_path / "m")
+    mount(other, mountpoint=tmp_path / "m")
+    assert sorted(os.listdir(tmp_path / "m")) == ["other", "other.json"]
+    subprocess.run(["fusermount3", "-u", tmp_path / "m"], check=True)
+    assert len(os.listdir(tmp_path / "m")) == 7 and below.ended(0) is None
+
+
+def test_mount_point_through_a_link(launch, small_model, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    made = launch([small_model, tmp_path / "link"], tmp_path / "real")
+    assert made.status["mountpoint"] == os.path.realpath(tmp_path / "real")
+
+
+@pytest.mark.parametrize("model, where", [
+    ("small.safetensors", "mnt"), ("./small.safetensors", "./mnt/"), ("mnt/../small.safetensors", "mnt/../mnt"),
+])
+def test_relative_paths(launch, small_model, tmp_path, model, where):
+    (tmp_path / "mnt").mkdir()
+    made = launch([model, where], tmp_path / "mnt", cwd=tmp_path)
+    assert made.status["mountpoint"] == os.path.realpath(tmp_path / "mnt")
+    assert os.path.samefile(made.status["model"], small_model)
+    assert os.readlink(f"/proc/{made.status['pid']}/cwd") == "/"
+
+
+def test_mount_on_the_current_folder(launch, small_model, tmp_path):
+    (tmp_path / "mnt").mkdir()
+    launch(["../small.safetensors", "."], tmp_path / "mnt", cwd=tmp_path / "mnt")
+
+
+def test_relative_absent_mount_point_is_removed_again(run, tmp_path):
+    for foreground in [], ["-f"]:
+        assert run(*foreground, "missing", "absent", cwd=tmp_path).returncode == MODEL
+        assert not (tmp_path / "absent").exists()
+
+
+ODD = ["with space", "comma,comma", "back\\slash", "a,b\\,c\\", "quote'\"", "new\nline", "tab\t", "%20",
+       "ünï", "#hash", "$HOME", "~", "*?[]", "\x01", b"\xff\xfe not UTF-8", "-o", "x=y", "a:b"]
+
+
+@pytest.mark.parametrize("foreground", [True, False])
+@pytest.mark.parametrize("name", ODD)
+def test_odd_paths(mount, tmp_path, name, foreground):
+    """As the shell gives them: nothing in them is interpreted."""
+    folder = tmp_path / os.fsdecode(name)
+    folder.mkdir()
+    model = models.write_model(folder / "m.safetensors", {"x": ("U8", [3], b"abc")})
+    (folder / "mnt").mkdir()
+    mounted = mount(model, foreground=foreground, mountpoint=folder / "mnt")
+    assert (mounted.path / "x").read_bytes() == b"abc"
+    status = json.loads((mounted.path / ".stfs").read_bytes().decode())
+    if not isinstance(name, bytes):
+        assert status["model"] == str(model) and status["mountpoint"] == os.path.realpath(folder / "mnt")
+    assert mounted.entry()["fstype"] == "fuse.safetensorsfs"
+
+
+def test_source_in_the_mount_table(mount, small_model):
+    assert mount(small_model).entry()["source"] == str(small_model)
+
+
+# --- options ----------------------------------------------------------------------------------
+
+SWALLOWED = ["defaults", "user", "user=joe", "users", "nouser", "owner", "group", "auto", "noauto", "nofail",
+             "_netdev", "x-systemd.automount", "x-systemd.device-timeout=5", "X-mount.mkdir",
+             "comment=a remark", "relatime", "norelatime", "strictatime", "nostrictatime", "lazytime",
+             "nolazytime", "diratime", "nodiratime", "silent", "loud", "iversion", "noiversion", "mand",
+             "nomand", "nousers", "noowner", "nogroup", "nonempty", "subtype=x", "rw", "ro"]
+PASSED = ["default_permissions", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "atime",
+          "sync", "async", "dirsync", "fsname=other", "max_read=65536", "auto_unmount", "allow_root"]
+
+
+def test_generic_options_are_swallowed(mount, small_model):
+    mounted = mount(small_model, *SWALLOWED)
+    assert "ro" in mounted.entry()["options"]
+    mounted.unmount()
+    mounted = mount(small_model, ",".join(SWALLOWED))
+    assert (mounted.path / "steps").stat().st_size == 8
+
+
+@pytest.mark.parametrize("option", PASSED)
+def test_options_for_the_kernel(mount, small_model, option):
+    mounted = mount(small_model, option)
+    assert (mounted.path / "steps").stat().st_size == 8
+    entry = mounted.entry()
+    if option in ("nosuid", "nodev", "noexec", "noatime"):
+        assert option in entry["options"]
+    elif option in ("default_permissions", "max_read=65536", "dirsync", "sync"):
+        assert option in entry["super"]
+    elif option == "fsname=other":
+        assert entry["source"] == "other"
+
+
+def test_auto_unmount_outlives_a_killed_daemon(mount, small_model):
+    mounted = mount(small_model, "auto_unmount")
+    mounted.exit_codes = None
+    os.kill(mounted.pid, signal.SIGKILL)
+    limit = time.monotonic() + PATIENCE
+    while mounted.entry() and time.monotonic() < limit:
+        time.sleep(0.01)
+    assert mounted.entry() is None
+
+
+@pytest.mark.parametrize("options", [[], ["rw"], ["ro"], ["defaults,rw"], ["ro", "rw"]])
+def test_always_read_only(mount, small_model, options):
+    entry = mount(small_model, *options).entry()
+    assert "ro" in entry["options"] and "ro" in entry["super"]
+    assert "rw" not in entry["options"] and "rw" not in entry["super"]
+
+
+@pytest.mark.parametrize("mode, options, file_mode, dir_mode", [
+    (0o644, [], 0o444, 0o555), (0o600, [], 0o400, 0o500), (0o640, [], 0o440, 0o550),
+    (0o777, [], 0o444, 0o555), (0o600, ["umask=022"], 0o444, 0o555), (0o644, ["umask=077"], 0o400, 0o500),
+    (0o600, ["fmask=0"], 0o444, 0o500), (0o600, ["dmask=0"], 0o400, 0o555),
+    (0o644, ["umask=0", "fmask=0337,dmask=027"], 0o440, 0o550), (0o644, ["umask=0777"], 0, 0),
+])
+def test_modes(mount, small_model, mode, options, file_mode, dir_mode):
+    small_model.chmod(mode)
+    path = mount(small_model, *options).path
+    assert path.stat().st_mode & 0o7777 == dir_mode
+    for name in "steps", "steps.json", "steps.npy", "__metadata__.json":
+        assert (path / name).stat().st_mode & 0o7777 == file_mode
+    assert (path / ".stfs").stat().st_mode & 0o7777 == 0o400
+
+
+def test_owner(mount, small_model):
+    path = mount(small_model, "uid=12345,gid=54321").path
+    for file in path, path / "steps", path / "steps.json", path / ".stfs":
+        assert (file.stat().st_uid, file.stat().st_gid) == (12345, 54321)
+    path = mount(small_model).path
+    assert path.stat().st_uid == small_model.stat().st_uid
+
+
+# --- other users ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def public(tmp_path):
+    """A folder that other users can enter, unlike pytest's own."""
+    if os.geteuid() != 0:
+        pytest.skip("acting as another user takes root")
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="stfs-public-"))
+    folder.chmod(0o755)
+    (folder / "mnt").mkdir()
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def as_nobody(*words):
+    """Runs a command as the user nobody."""
+    user = pwd.getpwnam("nobody")
+    return subprocess.run(["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups",
+                           *map(os.fspath, words)], capture_output=True, text=True, env={"PATH": os.environ["PATH"], "LC_ALL": "C"})
+
+
+@pytest.fixture
+def public_model(public):
+    return models.write_model(public / "m.safetensors", {"x": ("U8", [3], b"abc")}, {"k": "v"})
+
+
+def test_others_are_kept_out(mount, public, public_model):
+    mounted = mount(public_model, mountpoint=public / "mnt")
+    assert "allow_other" not in mounted.entry()["super"]
+    done = as_nobody("cat", mounted.path / "x")
+    assert done.returncode != 0 and "Permission denied" in done.stderr
+    assert as_nobody("ls", mounted.path).returncode != 0
+
+
+def test_others_are_let_in(mount, public, public_model):
+    mounted = mount(public_model, "allow_other", mountpoint=public / "mnt")
+    assert {"allow_other", "default_permissions"} <= set(mounted.entry()["super"])
+    assert as_nobody("cat", mounted.path / "x").stdout == "abc"
+    assert as_nobody("ls", mounted.path).stdout.split() == ["__metadata__.json", "x", "x.json"]
+    status = as_nobody("cat", mounted.path / ".stfs")
+    assert status.returncode != 0 and "Permission denied" in status.stderr
+
+
+def test_others_may_read_no_more_than_the_model(mount, public, public_model):
+    """allow_other alone would open a private file to everybody."""
+    public_model.chmod(0o600)
+    mounted = mount(public_model, "allow_other", mountpoint=public / "mnt")
+    for words in ("cat", mounted.path / "x"), ("ls", mounted.path), ("cat", mounted.path / "x.json"):
+        done = as_nobody(*words)
+        assert done.returncode != 0 and "Permission denied" in done.stderr
+    mounted.unmount()
+    mounted = mount(public_model, "allow_other,umask=022", mountpoint=public / "mnt")
+    assert as_nobody("cat", mounted.path / "x").stdout == "abc"
+
+
+def test_status_is_for_the_owner(mount, public, public_model):
+    nobody = pwd.getpwnam("nobody")
+    mounted = mount(public_model, f"allow_other,uid={nobody.pw_uid}", mountpoint=public / "mnt")
+    assert json.loads(as_nobody("cat", mounted.path / ".stfs").stdout)["mode"] == "ro"
+
+
+# --- to the background and out of it ----------------------------------------------------------
+
+
+def test_answers_when_the_command_ends(mount, small_model, tmp_path):
+    for _ in range(50):
+        mounted = mount(small_model, foreground=False, mountpoint=tmp_path / "m")
+        assert len(os.listdir(mounted.path)) == 7
+        assert mounted.unmount() == 0
+
+
+def test_the_terminal_is_let_go(launch, small_model, tmp_path):
+    """Pipes of the caller are closed; no controlling terminal; the folder is not kept busy."""
+    made = launch([small_model, tmp_path / "m"], tmp_path / "m")
+    process = pathlib.Path(f"/proc/{made.status['pid']}")
+    assert {os.readlink(process / f"fd/{fd}") for fd in range(3)} == {"/dev/null"}
+    assert os.readlink(process / "cwd") == "/"
+    assert os.getsid(made.status["pid"]) == made.status["pid"]
+    assert made.done.stdout == made.done.stderr == ""
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&-", "<&- >&- 2>&-", ">&- 2>&-"])
+def test_started_with_closed_descriptors(launch, daemon_path, small_model, tmp_path, closed):
+    """What is opened in their place must not be taken for standard input or output."""
+    script = tmp_path / "start"
+    script.write_text(f'#!/bin/sh\nexec "{daemon_path}" "$@" {closed}\n')
+    script.chmod(0o755)
+    launch([small_model, tmp_path / "m"], tmp_path / "m", program=script)
+    assert (tmp_path / "m/steps").read_bytes() == models.pattern("I64", [], "steps")
+    assert (tmp_path / "m/embed.weight").stat().st_size == 1024
+
+
+@pytest.mark.parametrize("foreground", [True, False])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_unmount(mount, small_model, sent, foreground):
+    mounted = mount(small_model, foreground=foreground)
+    os.kill(mounted.pid, sent)
+    assert mounted.ended() == 0
+    assert mounted.entry() is None and os.listdir(mounted.path) == []
+
+
+def test_signal_while_a_file_is_open(mount, small_model):
+    mounted = mount(small_model)
+    with open(mounted.path / "embed.weight", "rb"):
+        os.kill(mounted.pid, signal.SIGTERM)
+        assert mounted.ended() == 0
+        assert mounted.entry() is None
+
+
+def test_busy_mount_stays(mount, small_model):
+    mounted = mount(small_model)
+    with open(mounted.path / "embed.weight", "rb"):
+        done = subprocess.run(["fusermount3", "-u", mounted.path], capture_output=True)
+        assert done.returncode != 0 and mounted.ended(0) is None
+    assert mounted.unmount() == 0
+
+
+def test_debug_prints_requests_in_the_foreground(mount, small_model):
+    mounted = mount(small_model, daemon_args=["-d"], foreground=True)
+    os.listdir(mounted.path)
+    assert "READDIRPLUS" in mounted.stderr() and mounted.ended(0) is None
+
+
+def test_single_thread(mount, small_model):
+    def threads(mounted):
+        readers = [threading.Thread(target=os.listdir, args=(mounted.path,)) for _ in range(8)]
+        for reader in readers:
+            reader.start()
+        for reader in readers:
+            reader.join()
+        (mounted.path / "steps").read_bytes()
+        return len(os.listdir(f"/proc/{mounted.pid}/task"))
+    single, many = threads(mount(small_model, daemon_args=["-s"])), threads(mount(small_model))
+    assert single < many <= single + 6
+
+
+# --- where messages go ------------------------------------------------------------------------
+
+
+def cut_and_read(model, mountpoint):
+    """Makes the daemon say something."""
+    os.truncate(model, model.stat().st_size - 1)
+    with pytest.raises(OSError):
+        (mountpoint / "steps").read_bytes()
+
+
+@pytest.mark.parametrize("foreground", [True, False])
+@pytest.mark.parametrize("word", ["--log-file={}", "-olog_file={}"])
+def test_log_file(mount, small_model, tmp_path, word, foreground):
+    log = tmp_path / "the log"
+    log.write_text("kept\n")
+    mounted = mount(small_model, daemon_args=[word.format(log)], foreground=foreground)
+    cut_and_read(small_model, mounted.path)
+    lines = log.read_text().splitlines()
+    assert lines[0] == "kept" and len(lines) == 2
+    assert re.match(rf"\d{{4}}-\d\d-\d\dT\S+ safetensorsfs\[{mounted.pid}\]: .*cut short", lines[1])
+    assert "cut short" not in mounted.stderr()
+
+
+def test_foreground_logs_to_the_terminal(mount, small_model):
+    mounted = mount(small_model)
+    cut_and_read(small_model, mounted.path)
+    assert "cut short" in mounted.stderr()
+
+
+def test_relative_log_file(launch, small_model, tmp_path):
+    made = launch([small_model, "m", "--log-file", "log"], tmp_path / "m", cwd=tmp_path)
+    cut_and_read(small_model, made.path)
+    assert "cut short" in (tmp_path / "log").read_text()
+
+
+def test_log_file_that_cannot_be_written(run, small_model, tmp_path):
+    done = run(small_model, tmp_path / "m", "--log-file", tmp_path / "absent/log")
+    assert done.returncode == USAGE and "absent/log" in done.stderr
+    assert not (tmp_path / "m").exists()
+
+
+# --- called by mount(8) -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("type", TYPES)
+def test_called_as_mount_calls(launch, helper_program, small_model, tmp_path, type):
+    """mount.TYPE SPEC DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE.SUBTYPE]"""
+    (tmp_path / "m").mkdir()
+    made = launch([small_model, tmp_path / "m", "-v", "-n", "-o", "rw,noexec,nosuid,nodev,user,view=npy",
+                   "-t", "fuse.safetensorsfs"], tmp_path / "m", program=helper_program(type))
+    assert made.status["options"]["view"] == "npy"
+    assert {"ro", "noexec", "nosuid", "nodev"} <= set(mount_entry(made.path)["options"])
+
+
+def test_fake(helper_program, program_env, small_model, tmp_path):
+    done = subprocess.run([helper_program("safetensorsfs"), small_model, tmp_path / "m", "-f", "-o", "rw"],
+                          env=program_env, capture_output=True, text=True)
+    assert done.returncode == 0 and mount_entry(tmp_path / "m") is None
+    assert not (tmp_path / "m").exists()
+
+
+def test_home_and_variables(launch, helper_program, small_model, tmp_path):
+    """No shell has seen what stands in fstab."""
+    (tmp_path / "m $x").mkdir()
+    made = launch(["${WHERE}/small.safetensors", "~/m \\$x", "-o", "log_file=$WHERE/log"], tmp_path / "m $x",
+                  program=helper_program("safetensorsfs"), env={"HOME": str(tmp_path), "WHERE": str(tmp_path)})
+    assert made.status["mountpoint"] == os.path.realpath(tmp_path / "m $x")
+    assert (tmp_path / "log").exists()
+
+
+def test_nothing_is_run(launch, helper_program, tmp_path):
+    names = "$(touch run)`touch run`;&|", "a\\b"
+    for i, name in enumerate(names):
+        folder = tmp_path / name
+        folder.mkdir()
+        models.write_model(folder / "m.safetensors", {"x": ("U8", [1], None)})
+        written = str(folder).replace("$", "\\$")
+        program = helper_program("safetensorsfs") if i == 0 else program
+        launch([f"{written}/m.safetensors", tmp_path / f"m{i}"], tmp_path / f"m{i}", program=program, cwd=tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+NAMESPACE = """
+set -e
+mount -t overlay overlay -o "lowerdir=$TMP/sbin:/usr/sbin" /usr/sbin
+{}
+"""
+
+
+@pytest.fixture
+def mount8(daemon_path, program_env, helper_program, tmp_path, fuse_device):
+    """mount8(script): a shell with the helpers in /usr/sbin, in a mount namespace of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("mount(8) with a helper in a namespace of its own takes root")
+    for type in TYPES:
+        helper_program(type)
+
+    def start(script):
+        return subprocess.run(["unshare", "-m", "--propagation", "private", "sh", "-c", NAMESPACE.format(script)],
+                              capture_output=True, text=True, env=dict(program_env, TMP=str(tmp_path)),
+                              timeout=PATIENCE, cwd=tmp_path)
+    return start
+
+
+def reap(text):
+    """The daemons whose status files a script has printed end with 0."""
+    pids = [int(pid) for pid in re.findall(r'"pid":\s*(\d+)', text)]
+    assert pids and [wait_for_exit(pid) for pid in pids] == [0] * len(pids)
+
+
+@pytest.mark.parametrize("type", TYPES)
+def test_mount8(mount8, small_model, tmp_path, type):
+    (tmp_path / "m").mkdir()
+    done = mount8(f'mount -t {type} -o noauto,nofail,user,x-systemd.automount,view=npy,sidecars=hidden '
+                  '"$TMP/small.safetensors" "$TMP/m"; ls "$TMP/m"; cat "$TMP/m/.stfs"; '
+                  'findmnt -no FSTYPE,OPTIONS "$TMP/m"; umount "$TMP/m"; ls "$TMP/m"')
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("__metadata__.json\nembed.weight.npy\nlayer.0.bias.npy\nsteps.npy\n{")
+    assert re.search(r"^fuse\.safetensorsfs +ro,", done.stdout, re.M)
+    reap(done.stdout)
+
+
+def test_fstab(mount8, make_model, tmp_path):
+    make_model("a b/m.safetensors", {"x": ("U8", [3], b"abc")})
+    (tmp_path / "m").mkdir()
+    (tmp_path / "fstab").write_text(f"{tmp_path}/a\\040b/m.safetensors {tmp_path}/m safetensorsfs "
+                                    "ro,noauto,nofail,_netdev,x-systemd.automount,comment=x,uid=7 0 0\n")
+    done = mount8('mount -T fstab "$TMP/m"; cat "$TMP/m/x" "$TMP/m/.stfs"; stat -c "uid %u" "$TMP/m/x"; '
+                  'umount "$TMP/m"')
+    assert done.returncode == 0 and done.stdout.startswith("abc{") and "uid 7" in done.stdout, done.stderr
+    reap(done.stdout)
+
+
+def test_mount8_passes_the_exit_code_on(mount8, tmp_path):
+    (tmp_path / "m").mkdir()
+    for words, code in (('"$TMP/gone" "$TMP/m"', MODEL), ('-o nonsense "$TMP/gone" "$TMP/m"', USAGE),
+                        ('-f "$TMP/gone" "$TMP/m"', 0)):
+        done = mount8(f"mount -t safetensorsfs {words} || exit $?")
+        assert done.returncode == code, done.stderr
+        assert code == 0 or "safetensorsfs: " in done.stderr
+
+
+# --- what applications do ---------------------------------------------------------------------
+
+
+def test_locks(mount, small_model):
+    path = mount(small_model).path / "steps"
+    with open(path, "rb") as first, open(path, "rb") as second:
+        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(first, fcntl.LOCK_UN)
+        fcntl.flock(second, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.lockf(first, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def test_remounted_writable_is_still_read_only(mount, small_model):
+    if os.geteuid() != 0:
+        pytest.skip("remounting takes root")
+    before = small_model.read_bytes()
+    mounted = mount(small_model)
+    subprocess.run(["mount", "-i", "-o", "remount,rw", mounted.path], capture_output=True)
+    for flags in os.O_WRONLY, os.O_RDWR, os.O_RDWR | os.O_TRUNC, os.O_CREAT | os.O_WRONLY:
+        with pytest.raises(OSError):
+            os.open(mounted.path / ("steps" if flags < os.O_CREAT else "new"), flags)
+    for action, *args in ((os.unlink, mounted.path / "steps"), (os.truncate, mounted.path / "steps", 0),
+                          (os.mkdir, mounted.path / "d")):
+        with pytest.raises(OSError):
+            action(*args)
+    assert small_model.read_bytes() == before
+
+
+def test_a_failed_mount_raises_in_these_tests(mount, small_model):
+    """The harness itself: a daemon that ends is not taken for a mount."""
+    with pytest.raises(MountFailed) as failed:
+        mount(small_model, "nonsense")
+    assert failed.value.returncode == USAGE
