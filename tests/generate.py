@@ -79,6 +79,7 @@ def _text_cases():
     yield "utf8-surrogate", ["not-utf8"], packed(b'{"\xed\xa0\x80":' + a.encode() + b"}", b"ab")
     yield "utf8-below-surrogates", [], padded(f'{{"\ud7ff":{a}}}', b"ab")
     yield "utf8-overlong", ["not-utf8"], packed(b'{"\xc0\x80":' + a.encode() + b"}", b"ab")
+    yield "utf8-overlong-del", ["not-utf8"], packed(b'{"\xc1\xbf":' + a.encode() + b"}", b"ab")
     yield "utf8-above-10ffff", ["not-utf8"], packed(b'{"\xf4\x90\x80\x80":' + a.encode() + b"}", b"ab")
     yield "utf8-10ffff", [], padded(f'{{"\U0010ffff":{a}}}', b"ab")
     yield "utf8-in-padding", ["not-utf8"], packed(b"{}    \x80")
@@ -284,7 +285,7 @@ def sharded_cases():
     yield "sharded-no-map", ["index"], name, made(b'{"metadata":{}}')
     yield "sharded-up", ["index"], name, made(index({"a": "../m.safetensors"}))
     yield "sharded-below", ["index"], name, made(index({"a": "x/m.safetensors"}))
-    yield "sharded-missing-shard", ["shard-unreadable"], name, \
+    yield "sharded-missing-shard", ["shard-unreadable", "tensor-missing"], name, \
         {name: index(good), one_shard: a}
     yield "sharded-missing-tensor", ["tensor-missing"], name, \
         made(index({**good, "c": two_shard}))

@@ -9,6 +9,9 @@
 #include "ops/check.h"
 #include "ops/escape.h"
 
+/* Of a rule, to people. */
+#define NOTES_TOLD 3
+
 /* ---- For programs ---- */
 
 static struct json_object *finding_json(const struct stfs_finding *finding)
@@ -105,24 +108,38 @@ static void print_line(const char *indent, const char *line)
 	printf("%s%s\n", indent, text.data);
 }
 
+static void tell_finding(const struct stfs_finding *finding)
+{
+	const struct stfs_rule_info *rule = stfs_rule_info(finding->rule);
+
+	printf("  %s %s", stfs_level_name(rule->level), rule->name);
+	if (finding->position != STFS_NO_POSITION)
+		printf(", byte %" PRIu64, finding->position);
+	print_line(": ", finding->message);
+}
+
+/* What is worse comes first. Of a note a few examples are enough. */
 static void tell_findings(const struct stfs_findings *findings)
 {
-	size_t listed[STFS_RULE_COUNT] = {0};
+	size_t told[STFS_RULE_COUNT] = {0};
 
-	for (size_t i = 0; i < findings->count; i++) {
-		const struct stfs_finding *finding = &findings->items[i];
-		const struct stfs_rule_info *rule = stfs_rule_info(finding->rule);
+	for (int level = STFS_LEVEL_ERROR; level >= STFS_LEVEL_NOTE; level--) {
+		for (size_t i = 0; i < findings->count; i++) {
+			const struct stfs_finding *finding = &findings->items[i];
 
-		listed[finding->rule]++;
-		printf("  %s %s", stfs_level_name(rule->level), rule->name);
-		if (finding->position != STFS_NO_POSITION)
-			printf(", byte %" PRIu64, finding->position);
-		print_line(": ", finding->message);
+			if ((int)stfs_rule_info(finding->rule)->level != level ||
+			    (level == STFS_LEVEL_NOTE && told[finding->rule] == NOTES_TOLD))
+				continue;
+			told[finding->rule]++;
+			tell_finding(finding);
+		}
+		for (int i = 0; i < STFS_RULE_COUNT; i++) {
+			const struct stfs_rule_info *rule = stfs_rule_info((enum stfs_rule)i);
+
+			if ((int)rule->level == level && findings->counts[i] > told[i])
+				printf("  and %zu more of %s\n", findings->counts[i] - told[i], rule->name);
+		}
 	}
-	for (int i = 0; i < STFS_RULE_COUNT; i++)
-		if (findings->counts[i] > listed[i])
-			printf("  and %zu more of %s\n", findings->counts[i] - listed[i],
-			       stfs_rule_info((enum stfs_rule)i)->name);
 }
 
 static void tell_lookalike(const struct stfs_check_file *file)
@@ -158,13 +175,12 @@ static void tell_file(const struct stfs_check_file *file)
 static void advise_tolerant(const struct stfs_check *check)
 {
 	if (check->intact == check->tensors)
-		puts("  The official loader refuses it, but its tensors are all there and can be read:");
+		puts("  The official loader refuses it, but its tensors are all there. To read them, mount\n"
+		     "  it or use `stfs cat` (read-only), and save them to a new file.");
 	else
-		printf("  The official loader refuses it, but %" PRIu32 " of %" PRIu32
-		       " tensors are complete and can be\n  read:\n", check->intact, check->tensors);
-	puts("  mount it or use `stfs cat` (read-only), and save what you need to a new file.");
-	if (check->intact < check->tensors)
-		puts("  For the rest, fetch it again.");
+		printf("  The official loader refuses it, but %" PRIu32 " of %" PRIu32 " tensors are complete. "
+		       "To read\n  those, mount it or use `stfs cat` (read-only). For the rest, fetch it "
+		       "again.\n", check->intact, check->tensors);
 }
 
 /* Whether some file breaks a rule of this level. */
@@ -297,7 +313,7 @@ const struct stfs_verb stfs_verb_check = {
 		"  -q, --quiet   no output, only the exit code\n"
 		"\n"
 		"Every deviation is listed with its rule, the tensor, and the byte of the file at\n"
-		"which it stands, up to 100 of a rule. Levels:\n"
+		"which it stands, up to 100 of a rule (of notes a few; --json has more). Levels:\n"
 		"\n"
 		"  note        valid, worth knowing (alignment)\n"
 		"  deviation   loaders take it, the specification does not\n"

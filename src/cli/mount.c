@@ -12,16 +12,17 @@
 #define DAEMON "safetensorsfs"
 
 /*
- * Whether FUSE can be used at all, as far as that can be told beforehand. EACCES is no reason
- * against: fusermount3 opens the device with its own rights.
+ * Whether FUSE can be used at all, as far as that can be told beforehand. The device must be open to
+ * the user: fusermount3 opens it with the user's rights, not its own.
  */
 static bool fuse_is_usable(void)
 {
 	STFS_AUTO_FD int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
 
-	if (fd >= 0 || errno == EACCES)
+	if (fd >= 0)
 		return true;
-	stfs_cli_say("/dev/fuse: %s: this system (a container?) cannot mount", strerror(errno));
+	stfs_cli_say("/dev/fuse: %s: %s cannot mount", strerror(errno),
+		     errno == EACCES ? "this user" : "this system (a container?)");
 	fputs("The same without a mount:\n"
 	      "  stfs ls MODEL                           list the tensors\n"
 	      "  stfs cat MODEL TENSOR > FILE            a tensor's bytes\n"
@@ -72,9 +73,9 @@ const struct stfs_verb stfs_verb_mount = {
 	.synopsis = "MODEL DIR [-o OPTIONS] [-f] ...",
 	.summary = "mount a model as a directory of tensors",
 	.help =
-		"Runs safetensorsfs(1) with these words; `safetensorsfs --help` lists its options.\n"
-		"In DIR every tensor is a file of its raw bytes with a .json beside it that gives\n"
-		"dtype and shape; NAME.npy opens too.\n"
+		"Runs safetensorsfs(1) with these words; `safetensorsfs --help` lists its\n"
+		"options. In DIR every tensor is a file of its raw bytes with a .json beside it\n"
+		"that gives dtype and shape; NAME.npy opens too.\n"
 		"\n"
 		"  stfs mount model.safetensors m\n"
 		"  ls m; cat m/embed.weight.json\n"

@@ -10,6 +10,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
+
 /* FUSE_SUPER_MAGIC of linux/magic.h, which older headers lack. */
 #define FUSE_MAGIC 0x65735546
 
@@ -39,6 +41,8 @@ static void wait_for(pid_t child, int fd, const char *mountpoint)
 
 int stfs_daemonize(const char *mountpoint, int *ready_fd)
 {
+	/* From the root down: "." would stay in the folder below the mount. */
+	STFS_AUTO_FREE char *where = realpath(mountpoint, NULL);
 	int ends[2];
 	pid_t child;
 
@@ -49,7 +53,7 @@ int stfs_daemonize(const char *mountpoint, int *ready_fd)
 		return -errno;
 	if (child > 0) {
 		close(ends[1]);
-		wait_for(child, ends[0], mountpoint);
+		wait_for(child, ends[0], where ? where : mountpoint);
 	}
 	close(ends[0]);
 	*ready_fd = ends[1];

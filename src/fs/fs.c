@@ -74,7 +74,7 @@ int stfs_fs_open(struct stfs_fs *fs, const struct stfs_options *options, struct 
 {
 	int r;
 
-	*fs = (struct stfs_fs){.options = options};
+	*fs = (struct stfs_fs){.options = options, .handles_lock = PTHREAD_MUTEX_INITIALIZER};
 	r = stfs_model_open(options->model, STFS_OPEN_TOLERANT | STFS_OPEN_MAP, &fs->model, err);
 	if (r == 0)
 		r = prepare(fs, err);
@@ -85,6 +85,7 @@ int stfs_fs_open(struct stfs_fs *fs, const struct stfs_options *options, struct 
 
 void stfs_fs_close(struct stfs_fs *fs)
 {
+	stfs_fs_close_handles(fs);
 	stfs_model_close(fs->model);
 	free(fs->model_path);
 	free(fs->mountpoint);

@@ -15,6 +15,7 @@
 #ifndef STFS_FS_FS_H
 #define STFS_FS_FS_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "fs/fuse.h"
@@ -51,6 +52,8 @@ struct stfs_fs {
 	/* A byte an id: tensors seen to be mapped or read in small pieces, whose later opens use
 	 * the page cache (facts: direct I/O loses there). */
 	_Atomic unsigned char *prefers_cache; /* owned */
+	pthread_mutex_t handles_lock;
+	struct stfs_handle *handles; /* owned: all that are open; guarded by handles_lock */
 	uid_t uid;
 	gid_t gid;
 	mode_t file_mode, dir_mode;
@@ -93,6 +96,9 @@ int stfs_fs_metadata(const struct stfs_model *model, struct stfs_buf *out);
 
 /* status.c: the text of .stfs. Appends to `out`; 0 or -ENOMEM. */
 int stfs_fs_status(struct stfs_fs *fs, struct stfs_buf *out);
+
+/* handle.c: frees the handles whose release did not come before the session ended. */
+void stfs_fs_close_handles(struct stfs_fs *fs);
 
 /* read.c: the model was cut short under a reader. Counts it, and says so once in the log. */
 void stfs_fs_note_cut(struct stfs_fs *fs);

@@ -16,6 +16,35 @@ static void handle_free(struct stfs_handle *handle)
 	free(handle);
 }
 
+static void enlist(struct stfs_fs *fs, struct stfs_handle *handle)
+{
+	pthread_mutex_lock(&fs->handles_lock);
+	handle->after = fs->handles;
+	if (handle->after)
+		handle->after->before = handle;
+	fs->handles = handle;
+	pthread_mutex_unlock(&fs->handles_lock);
+}
+
+static void close_handle(struct stfs_fs *fs, struct stfs_handle *handle)
+{
+	pthread_mutex_lock(&fs->handles_lock);
+	if (handle->after)
+		handle->after->before = handle->before;
+	if (handle->before)
+		handle->before->after = handle->after;
+	else
+		fs->handles = handle->after;
+	pthread_mutex_unlock(&fs->handles_lock);
+	handle_free(handle);
+}
+
+void stfs_fs_close_handles(struct stfs_fs *fs)
+{
+	while (fs->handles)
+		close_handle(fs, fs->handles);
+}
+
 /* .stfs is for the owner and root; FUSE asks nobody without default_permissions. */
 static int may_read_status(fuse_req_t req, const struct stfs_fs *fs)
 {
@@ -93,14 +122,15 @@ void stfs_fs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	}
 	fi->fh = (uint64_t)(uintptr_t)handle;
 	choose_mode(fs, ino, handle, fi);
+	enlist(fs, handle);
 	/* ENOENT here: the caller was interrupted, and no release will come. */
 	if (fuse_reply_open(req, fi) == -ENOENT)
-		handle_free(handle);
+		close_handle(fs, handle);
 }
 
 /* Replies: 0. */
 void stfs_fs_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	handle_free(stfs_handle_of(fi));
+	close_handle(fuse_req_userdata(req), stfs_handle_of(fi));
 	fuse_reply_err(req, 0);
 }

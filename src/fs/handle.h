@@ -6,6 +6,7 @@
 #include "fs/fs.h"
 
 struct stfs_handle {
+	struct stfs_handle *before, *after; /* in fs->handles; guarded by its lock */
 	uint32_t id; /* STFS_NO_TENSOR for metadata and status */
 	struct stfs_tensor_ref ref; /* of a tensor's file */
 	bool with_data;             /* the tensor's bytes follow `made_up` */

@@ -43,6 +43,7 @@ static void to_syslog(enum stfs_log_level level, const char *line, void *data)
 	syslog(LOG_DAEMON | priorities[level], "%s", line);
 }
 
+__attribute__((format(printf, 2, 0)))
 static void from_fuse(enum fuse_log_level level, const char *format, va_list args)
 {
 	char line[1024];

@@ -11,7 +11,7 @@ void stfs_logging_to_terminal(bool debug);
 /* Opens `file` for appending: 0 or -errno. Used once stfs_logging_to_background() is called. */
 int stfs_logging_open(const char *file);
 
-/* To the opened file, or to syslog when there is none. */
+/* To the opened file, or to syslog when there is none. In the foreground only with a file. */
 void stfs_logging_to_background(void);
 
 #endif

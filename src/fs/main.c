@@ -5,10 +5,12 @@
  *   2 the model cannot be read, or is refused            32 the mount failed
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <malloc.h>
 #include <stdio.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -35,23 +37,42 @@ static void raise_file_limit(void)
 	}
 }
 
+/* What is opened later must not be taken for a standard stream that the caller has closed. */
+static bool fill_standard_streams(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDWR);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd < 0)
+		return false;
+	close(fd);
+	return true;
+}
+
+static bool is_dead(int error)
+{
+	return error == ENOTCONN || error == ECONNABORTED;
+}
+
 /* Makes the mount point when it is absent: 1 made, 0 there, -errno with `err`. */
 static int make_mountpoint(const char *path, struct stfs_err *err)
 {
+	struct statfs fs;
 	struct stat st;
-	int r;
+	int r = stat(path, &st) < 0 ? -errno : 0;
 
-	if (stat(path, &st) == 0) {
-		if (S_ISDIR(st.st_mode))
-			return 0;
+	if (r == 0 && !S_ISDIR(st.st_mode))
 		return stfs_err_set(err, -ENOTDIR, STFS_NO_POSITION, "%s: not a directory", path);
-	}
-	r = -errno;
+	/* The kernel may know the attributes of a dead mount for ever; for these it asks. */
+	if (r == 0 && (statfs(path, &fs) == 0 || !is_dead(errno)))
+		return 0;
+	if (r == 0 || is_dead(-r))
+		return stfs_err_set(err, -ENOTCONN, STFS_NO_POSITION, "%s: a dead mount stands here; clear "
+				    "it with: stfs umount %s", path, path);
 	if (r == -ENOENT && mkdir(path, 0755) == 0)
 		return 1;
-	if (r == -ENOTCONN)
-		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: a dead mount stands here; clear it with: "
-				    "stfs umount %s", path, path);
 	return stfs_err_errno(err, r == -ENOENT ? -errno : r, "%s", path);
 }
 
@@ -64,9 +85,8 @@ static void on_ready(void *data)
 {
 	struct startup *startup = data;
 
-	if (startup->ready_fd < 0)
-		return;
-	stfs_logging_to_background();
+	if (startup->ready_fd >= 0 || startup->options->log_file)
+		stfs_logging_to_background();
 	stfs_daemon_ready(startup->ready_fd);
 	startup->ready_fd = -1;
 }
@@ -121,7 +141,7 @@ static int run(const struct stfs_options *options, struct stfs_err *err)
 
 int main(int argc, char **argv)
 {
-	struct stfs_options options;
+	struct stfs_options options = {0};
 	struct stfs_err err = STFS_ERR_INIT;
 	int code = 0;
 
@@ -129,7 +149,9 @@ int main(int argc, char **argv)
 	mallopt(M_ARENA_MAX, 2);
 	/* Large blocks go back to the system when freed; glibc would raise the threshold to 32 MiB. */
 	mallopt(M_MMAP_THRESHOLD, 1 << 20);
-	if (stfs_options_parse(argc, argv, &options, &err) < 0) {
+	if (!fill_standard_streams()) {
+		code = EXIT_MOUNT; /* with nowhere to say so */
+	} else if (stfs_options_parse(argc, argv, &options, &err) < 0) {
 		code = fail(EXIT_USAGE, &err);
 	} else if (options.help) {
 		fputs(stfs_options_help, stdout);

@@ -217,6 +217,11 @@ static const struct rule rules[] = {
 	{"relatime", SWALLOW, 0, NULL}, {"norelatime", SWALLOW, 0, NULL},
 	{"strictatime", SWALLOW, 0, NULL}, {"lazytime", SWALLOW, 0, NULL},
 	{"diratime", SWALLOW, 0, NULL}, {"nodiratime", SWALLOW, 0, NULL},
+	{"nostrictatime", SWALLOW, 0, NULL}, {"nolazytime", SWALLOW, 0, NULL},
+	{"nousers", SWALLOW, 0, NULL}, {"noowner", SWALLOW, 0, NULL}, {"nogroup", SWALLOW, 0, NULL},
+	{"silent", SWALLOW, 0, NULL}, {"loud", SWALLOW, 0, NULL},
+	{"iversion", SWALLOW, 0, NULL}, {"noiversion", SWALLOW, 0, NULL},
+	{"mand", SWALLOW, 0, NULL}, {"nomand", SWALLOW, 0, NULL},
 	{"subtype=", SWALLOW, 0, NULL}, {"nonempty", SWALLOW, 0, NULL},
 };
 
@@ -302,14 +307,32 @@ static int take_paths(struct stfs_options *options, int count, char **words, str
 	return options->model && options->mountpoint ? 0 : -ENOMEM;
 }
 
+/* A flag without a short form; above every character. */
+enum { LOG_FILE = 256 };
+
+/* Names what getopt() stopped at, c being what it returned: ':' for want of a value, else '?'. */
+static int refuse_flag(char **argv, int c, const char *known, struct stfs_err *err)
+{
+	char letter[] = {'-', (char)optopt, '\0'};
+	/* A letter that we do not know may stand among others; all else is a word of its own. */
+	bool strange = c == '?' && optopt && optopt < LOG_FILE && !strchr(known, optopt);
+
+	return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s \"%s\" (see safetensorsfs --help)",
+			    c == ':'                 ? "a value is missing behind"
+			    : strange || optopt == 0 ? "unknown flag"
+						     : "no value belongs to",
+			    strange ? letter : argv[optind - 1]);
+}
+
 /* mount(8) calls: mount.TYPE SPEC DIR [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE.SUBTYPE]. */
 static int parse_helper(int argc, char **argv, struct stfs_options *options, struct stfs_err *err)
 {
+	static const char flags[] = ":sfnvhVN:o:t:";
 	bool sloppy = false;
 	const char *lists[16];
 	int c, count = 0, r = 0;
 
-	while ((c = getopt(argc, argv, "sfnvhVN:o:t:")) != -1) {
+	while ((c = getopt(argc, argv, flags)) != -1) {
 		switch (c) {
 		case 's': sloppy = true; break;
 		case 'f': options->fake = true; break;
@@ -322,7 +345,7 @@ static int parse_helper(int argc, char **argv, struct stfs_options *options, str
 			break;
 		case 'n': case 'N': case 't': break;
 		default:
-			return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "unknown flag of mount(8)");
+			return refuse_flag(argv, c, flags, err);
 		}
 	}
 	for (int i = 0; r == 0 && i < count; i++)
@@ -332,15 +355,16 @@ static int parse_helper(int argc, char **argv, struct stfs_options *options, str
 
 static int parse_command(int argc, char **argv, struct stfs_options *options, struct stfs_err *err)
 {
+	static const char flags[] = ":hVfdso:";
 	static const struct option longs[] = {
 		{"help", no_argument, NULL, 'h'},       {"version", no_argument, NULL, 'V'},
 		{"foreground", no_argument, NULL, 'f'}, {"debug", no_argument, NULL, 'd'},
-		{"options", required_argument, NULL, 'o'}, {"log-file", required_argument, NULL, 'l'},
+		{"options", required_argument, NULL, 'o'}, {"log-file", required_argument, NULL, LOG_FILE},
 		{NULL, 0, NULL, 0},
 	};
 	int c, r = 0;
 
-	while (r == 0 && (c = getopt_long(argc, argv, "hVfdso:", longs, NULL)) != -1) {
+	while (r == 0 && (c = getopt_long(argc, argv, flags, longs, NULL)) != -1) {
 		switch (c) {
 		case 'h': options->help = true; return 0;
 		case 'V': options->version = true; return 0;
@@ -348,14 +372,13 @@ static int parse_command(int argc, char **argv, struct stfs_options *options, st
 		case 'd': options->debug = true; break;
 		case 's': options->single_thread = true; break;
 		case 'o': r = apply_list(options, optarg, false, err); break;
-		case 'l':
+		case LOG_FILE:
 			free(options->log_file);
 			options->log_file = strdup(optarg);
 			r = options->log_file ? 0 : -ENOMEM;
 			break;
 		default:
-			return stfs_err_set(err, -EINVAL, STFS_NO_POSITION,
-					    "unknown flag or missing value (see safetensorsfs --help)");
+			return refuse_flag(argv, c, flags, err);
 		}
 	}
 	return r < 0 ? r : take_paths(options, argc - optind, argv + optind, err);

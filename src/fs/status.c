@@ -5,7 +5,21 @@
 #include <json-c/json.h>
 #include <unistd.h>
 
+#include "base/utf8.h"
 #include "fs/fs.h"
+
+/* JSON is UTF-8, paths need not be: what is not becomes U+FFFD, to be looked at only. */
+static struct json_object *path_text(const char *path)
+{
+	STFS_AUTO_BUF struct stfs_buf text = STFS_BUF_INIT;
+	size_t len = strlen(path), width;
+
+	for (size_t i = 0; i < len; i += width ? width : 1) {
+		width = stfs_utf8_width(path + i, len - i);
+		stfs_buf_add(&text, width ? path + i : "\xef\xbf\xbd", width ? width : 3);
+	}
+	return stfs_buf_cstr(&text) ? json_object_new_string(text.data) : NULL;
+}
 
 static const char *state_of(const struct stfs_fs *fs, struct stfs_shard *shard)
 {
@@ -31,7 +45,7 @@ static struct json_object *files_of(const struct stfs_fs *fs)
 		struct stfs_shard *shard = &fs->model->shards[i];
 		struct json_object *file = json_object_new_object();
 
-		json_object_object_add(file, "file", json_object_new_string(shard->name));
+		json_object_object_add(file, "file", path_text(shard->name));
 		json_object_object_add(file, "size", json_object_new_uint64(shard->size));
 		json_object_object_add(file, "state", json_object_new_string(state_of(fs, shard)));
 		json_object_array_add(files, file);
@@ -72,8 +86,8 @@ int stfs_fs_status(struct stfs_fs *fs, struct stfs_buf *out)
 
 	json_object_object_add(root, "version", json_object_new_string(STFS_VERSION));
 	json_object_object_add(root, "pid", json_object_new_int(getpid()));
-	json_object_object_add(root, "model", json_object_new_string(fs->model_path));
-	json_object_object_add(root, "mountpoint", json_object_new_string(fs->mountpoint));
+	json_object_object_add(root, "model", path_text(fs->model_path));
+	json_object_object_add(root, "mountpoint", path_text(fs->mountpoint));
 	json_object_object_add(root, "mode", json_object_new_string("ro"));
 	json_object_object_add(root, "mounted", json_object_new_int64(fs->mounted.tv_sec));
 	json_object_object_add(root, "tolerant", json_object_new_boolean(fs->model->tolerated));

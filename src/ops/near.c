@@ -33,7 +33,7 @@ unsigned stfs_near_distance(struct stfs_str a, struct stfs_str b)
 /* The smallest distance to one of the parts that dots divide a name into. */
 static unsigned nearest_part(struct stfs_str wanted, struct stfs_str name)
 {
-	size_t begin = 0, slack = wanted.len / 4;
+	size_t begin = 0, slack = 1 + wanted.len / 4;
 	unsigned best = UINT32_MAX, distance;
 
 	for (size_t end = 0; end <= name.len; end++) {

@@ -77,13 +77,18 @@ def corpora():
 
 @pytest.fixture
 def program_env(tmp_path):
-    """The environment of every program under test; fails the test if a sanitizer reported."""
+    """The environment of every program under test.
+
+    Fails the test if a sanitizer reported, or if a mount is left under tmp_path.
+    """
     reports = tmp_path / "sanitizer"
     reports.mkdir()
     logged = f"log_path={reports}/report:exitcode=99"
     env = dict(os.environ)
     env.update(
         LC_ALL="C.UTF-8",
+        # As installed, where both programs lie in one folder.
+        PATH=f"{DAEMON.parent}:{STFS.parent}:{os.environ['PATH']}",
         ASAN_OPTIONS=f"{logged}:detect_leaks=1:detect_stack_use_after_return=1"
                      f":suppressions={ROOT}/tests/asan.supp",
         UBSAN_OPTIONS=f"{logged}:print_stacktrace=1:halt_on_error=1",
@@ -91,10 +96,12 @@ def program_env(tmp_path):
         LSAN_OPTIONS="print_suppressions=0",
     )
     yield env
+    wrong = [f"{path} was left mounted" for path in detach_below(tmp_path)]
     found = sorted(reports.iterdir())
     if found:
-        pytest.fail("a sanitizer reported:\n" + "\n".join(f.read_text(errors="replace") for f in found),
-                    pytrace=False)
+        wrong += ["a sanitizer reported:", *(f.read_text(errors="replace") for f in found)]
+    if wrong:
+        pytest.fail("\n".join(wrong), pytrace=False)
 
 
 class Stfs:
@@ -140,17 +147,32 @@ def daemon_path():
 # --- mounts -----------------------------------------------------------------------------------
 
 
-def mount_entry(path):
-    """The topmost mount at path as {"source", "fstype", "options", "super"}, or None."""
-    wanted, found = os.path.realpath(path.parent) + "/" + path.name, None
+def mount_table():
+    """Every mount as {"path", "source", "fstype", "options", "super"}."""
     for line in pathlib.Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         left, _, right = line.partition(" - ")
         left, right = left.split(" "), right.split(" ")
-        where = left[4].encode("utf-8", "surrogateescape").decode("unicode_escape")
-        if where.encode("latin-1").decode("utf-8", "surrogateescape") == wanted:
-            found = {"source": right[1], "fstype": right[0], "options": left[5].split(","),
-                     "super": right[2].split(",")}
+        path = left[4].encode("utf-8", "surrogateescape").decode("unicode_escape")
+        yield {"path": path.encode("latin-1").decode("utf-8", "surrogateescape"), "source": right[1],
+               "fstype": right[0], "options": left[5].split(","), "super": right[2].split(",")}
+
+
+def mount_entry(path):
+    """The topmost mount at path, see mount_table(), or None."""
+    wanted, found = os.path.realpath(path.parent) + "/" + path.name, None
+    for entry in mount_table():
+        if entry["path"] == wanted:
+            found = entry
     return found
+
+
+def detach_below(folder):
+    """Detaches every mount below a folder; their paths. Whatever removes the folder must not walk in."""
+    inside = os.path.realpath(folder) + "/"
+    left = [entry["path"] for entry in mount_table() if entry["path"].startswith(inside)]
+    for path in reversed(left):
+        subprocess.run(["fusermount3", "-uz", path], check=True)
+    return left
 
 
 def daemon_pids(mountpoint):

@@ -59,7 +59,7 @@ def test_every_deviation_with_its_place(stfs, make_model):
     _, report = check(stfs, made(make_model, header, b"12345678"))
     found = {d["rule"]: d for d in report["files"][0]["deviations"]}
     assert found["dtype-unknown"]["tensor"] == "a" and found["shape-type"]["tensor"] == "b"
-    assert found["dtype-unknown"]["position"] == 8 + header.index('"U9"')
+    assert found["dtype-unknown"]["position"] == 8 + header.index('U9')
     assert found["shape-type"]["position"] == 8 + header.index("-1")
     assert found["dtype-unknown"]["level"] == "error"
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The mount helper: its command line, what it says and ends with, and how it lives and dies."""
+import contextlib
 import errno
 import fcntl
 import json
@@ -23,8 +24,28 @@ from conftest import PATIENCE, MountFailed, mount_entry
 USAGE, MODEL, MOUNT = 1, 2, 32
 
 
+def mounts_below(folder):
+    """Mount points in a folder, the topmost first."""
+    found = []
+    for line in pathlib.Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        where = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), line.split(" ")[4])
+        if where.startswith(f"{folder}/"):
+            found.append(where)
+    return found[::-1]
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_mounted(tmp_path):
+    """Whatever a command line of these tests did by mistake is undone, and told."""
+    yield
+    left = mounts_below(os.path.realpath(tmp_path))
+    for where in left:
+        subprocess.run(["fusermount3", "-uz", where], check=False)
+    assert left == []
+
+
 @pytest.fixture
-def run(daemon_path, program_env):
+def run(nothing_stays_mounted, daemon_path, program_env):
     """run(*words, name="safetensorsfs" ...): the program, which is expected to end by itself."""
     def start(*words, **kw):
         env = dict(program_env, **kw.pop("env", {}))
@@ -61,7 +82,7 @@ class Launched:
 
 
 @pytest.fixture
-def launch(fuse_device, daemon_path, program_env):
+def launch(nothing_stays_mounted, fuse_device, daemon_path, program_env):
     """launch(words, at, program=..., env=..., cwd=...): in the background; unmounted in the end."""
     launched = []
 
@@ -95,7 +116,7 @@ TYPES = ("safetensorsfs", "fuse.safetensorsfs")
 @pytest.mark.parametrize("words, named", [
     ([], "MODEL"), (["m"], "MOUNTPOINT"), (["m", "d", "e"], "more"),
     (["--nonsense", "m", "d"], "--nonsense"), (["-x", "m", "d"], "-x"), (["-fx", "m", "d"], "-x"),
-    (["m", "d", "-o"], "-o"), (["m", "d", "--log-file"], "--log-file"), (["--help=x"], "--help"),
+    (["m", "d", "-o"], "-o"), (["m", "d", "--log-file"], "--log-file"), (["--help=x"], "--help=x"),
     (["-o", "nonsense", "m", "d"], "nonsense"), (["-o", "ro,nonsense=5,xattr", "m", "d"], "nonsense=5"),
     (["-o", "allow_others", "m", "d"], "allow_others"), (["-o", "view", "m", "d"], "view"),
     (["-o", "xattr=1", "m", "d"], "xattr=1"), (["-o", "force", "m", "d"], "force"),
@@ -287,13 +308,12 @@ def test_two_mounts_of_one_model(mount, small_model):
     assert (second.path / "steps").stat().st_size == 8
 
 
-def test_mount_over_a_mount(mount, small_model, make_model, tmp_path):
+def test_mount_over_a_mount(launch, small_model, make_model, tmp_path):
     other = make_model("other.safetensors", {"other": ("U8", [1], None)})
-    below = mount(small_model, mountpoint=tmp_path / "m")
-    mount(other, mountpoint=tmp_path / "m")
+    launch([small_model, tmp_path / "m"], tmp_path / "m")
+    above = launch([other, tmp_path / "m"], tmp_path / "m")
     assert sorted(os.listdir(tmp_path / "m")) == ["other", "other.json"]
-    subprocess.run(["fusermount3", "-u", tmp_path / "m"], check=True)
-    assert len(os.listdir(tmp_path / "m")) == 7 and below.ended(0) is None
+    assert above.status["tensors"] == 1
 
 
 def test_mount_point_through_a_link(launch, small_model, tmp_path):
@@ -426,21 +446,22 @@ def test_owner(mount, small_model):
 
 @pytest.fixture
 def public(tmp_path):
-    """A folder that other users can enter, unlike pytest's own."""
+    """A folder that other users can enter, unlike pytest's own. To be asked for before `mount`."""
     if os.geteuid() != 0:
         pytest.skip("acting as another user takes root")
     folder = pathlib.Path(tempfile.mkdtemp(prefix="stfs-public-"))
     folder.chmod(0o755)
     (folder / "mnt").mkdir()
     yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder)
 
 
 def as_nobody(*words):
     """Runs a command as the user nobody."""
     user = pwd.getpwnam("nobody")
     return subprocess.run(["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups",
-                           *map(os.fspath, words)], capture_output=True, text=True, env={"PATH": os.environ["PATH"], "LC_ALL": "C"})
+                           *map(os.fspath, words)], capture_output=True, text=True,
+                          env={"PATH": os.environ["PATH"], "LC_ALL": "C"})
 
 
 @pytest.fixture
@@ -448,7 +469,7 @@ def public_model(public):
     return models.write_model(public / "m.safetensors", {"x": ("U8", [3], b"abc")}, {"k": "v"})
 
 
-def test_others_are_kept_out(mount, public, public_model):
+def test_others_are_kept_out(public, public_model, mount):
     mounted = mount(public_model, mountpoint=public / "mnt")
     assert "allow_other" not in mounted.entry()["super"]
     done = as_nobody("cat", mounted.path / "x")
@@ -456,7 +477,7 @@ def test_others_are_kept_out(mount, public, public_model):
     assert as_nobody("ls", mounted.path).returncode != 0
 
 
-def test_others_are_let_in(mount, public, public_model):
+def test_others_are_let_in(public, public_model, mount):
     mounted = mount(public_model, "allow_other", mountpoint=public / "mnt")
     assert {"allow_other", "default_permissions"} <= set(mounted.entry()["super"])
     assert as_nobody("cat", mounted.path / "x").stdout == "abc"
@@ -465,7 +486,7 @@ def test_others_are_let_in(mount, public, public_model):
     assert status.returncode != 0 and "Permission denied" in status.stderr
 
 
-def test_others_may_read_no_more_than_the_model(mount, public, public_model):
+def test_others_may_read_no_more_than_the_model(public, public_model, mount):
     """allow_other alone would open a private file to everybody."""
     public_model.chmod(0o600)
     mounted = mount(public_model, "allow_other", mountpoint=public / "mnt")
@@ -477,7 +498,7 @@ def test_others_may_read_no_more_than_the_model(mount, public, public_model):
     assert as_nobody("cat", mounted.path / "x").stdout == "abc"
 
 
-def test_status_is_for_the_owner(mount, public, public_model):
+def test_status_is_for_the_owner(public, public_model, mount):
     nobody = pwd.getpwnam("nobody")
     mounted = mount(public_model, f"allow_other,uid={nobody.pw_uid}", mountpoint=public / "mnt")
     assert json.loads(as_nobody("cat", mounted.path / ".stfs").stdout)["mode"] == "ro"
@@ -525,10 +546,17 @@ def test_signals_unmount(mount, small_model, sent, foreground):
 
 def test_signal_while_a_file_is_open(mount, small_model):
     mounted = mount(small_model)
-    with open(mounted.path / "embed.weight", "rb"):
-        os.kill(mounted.pid, signal.SIGTERM)
+    fd = os.open(mounted.path / "embed.weight", os.O_RDONLY)
+    os.kill(mounted.pid, signal.SIGTERM)
+    try:
         assert mounted.ended() == 0
         assert mounted.entry() is None
+        with pytest.raises(OSError) as gone:
+            os.pread(fd, 1, 0)
+        assert gone.value.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    finally:
+        with contextlib.suppress(OSError):  # nobody is there to hear of the close
+            os.close(fd)
 
 
 def test_busy_mount_stays(mount, small_model):
@@ -656,7 +684,7 @@ def mount8(daemon_path, program_env, helper_program, tmp_path, fuse_device):
         helper_program(type)
 
     def start(script):
-        return subprocess.run(["unshare", "-m", "--propagation", "private", "sh", "-c", NAMESPACE.format(script)],
+        return subprocess.run(["unshare", "-m", "--propagation", "slave", "sh", "-c", NAMESPACE.format(script)],
                               capture_output=True, text=True, env=dict(program_env, TMP=str(tmp_path)),
                               timeout=PATIENCE, cwd=tmp_path)
     return start

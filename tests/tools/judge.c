@@ -159,18 +159,14 @@ static int rewrite(const char *path, const struct stfs_shard *shard)
 
 static void put_memory(void)
 {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-	fputs("\t0", stdout);
-#else
 	STFS_AUTO_FILE FILE *status = fopen("/proc/self/status", "re");
 	unsigned long long kilobytes = 0;
 	char line[256];
 
-	while (status && fgets(line, sizeof(line), status))
+	while (!STFS_TEST_SANITIZED && status && fgets(line, sizeof(line), status))
 		if (strncmp(line, "VmHWM:", 6) == 0)
 			kilobytes = strtoull(line + 6, NULL, 10);
 	printf("\t%llu", kilobytes * 1024);
-#endif
 }
 
 static int judge(const char *path)

@@ -5,6 +5,18 @@
 
 #include "format/header.h"
 
+/* Whether a sanitizer's memory hides ours: gcc says so by macros, clang by features. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define STFS_TEST_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+#define STFS_TEST_SANITIZED 1
+#endif
+#endif
+#ifndef STFS_TEST_SANITIZED
+#define STFS_TEST_SANITIZED 0
+#endif
+
 /* A file's bytes, read. */
 struct stfs_test_file {
 	struct stfs_header *header; /* owned; NULL when the length word is refused */

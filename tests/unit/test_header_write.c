@@ -132,8 +132,11 @@ START_TEST(refuses_to_pass_the_loaders_limit)
 
 	expect_failure(&parts, STFS_HEADER_MAX + 1u, -E2BIG);
 	expect_failure(&parts, SIZE_MAX, -E2BIG);
-	ck_assert_int_eq(stfs_header_write(&parts, STFS_HEADER_MAX - 7, &out, NULL), 0);
-	ck_assert_uint_eq(out.len, STFS_LENGTH_WORD + STFS_HEADER_MAX);
+	for (size_t less = 0; less < 8; less += 7) {
+		stfs_buf_clear(&out);
+		ck_assert_int_eq(stfs_header_write(&parts, STFS_HEADER_MAX - less, &out, NULL), 0);
+		ck_assert_uint_eq(out.len, STFS_LENGTH_WORD + STFS_HEADER_MAX);
+	}
 }
 END_TEST
 

@@ -143,6 +143,14 @@ START_TEST(bounds_the_number_of_files)
 		stfs_buf_puts(&text, "}}");
 		ck_assert_int_eq(read_index(stfs_buf_str(&text), &index, &err),
 				 count > STFS_SHARDS_MAX ? -EBADMSG : 0);
+		for (unsigned i = 0; i < count && count <= STFS_SHARDS_MAX; i++) {
+			char name[16];
+			int len = snprintf(name, sizeof(name), "f%u", i);
+			uint32_t found = stfs_index_find(&index, stfs_str_slice(name + 1, (size_t)len - 1));
+
+			ck_assert_uint_lt(found, index.file_count);
+			ck_assert_str_eq(index.files[found], name);
+		}
 		stfs_index_free(&index);
 	}
 }

@@ -201,6 +201,7 @@ static const struct {
 	{LIT("\"\\ud800\\n12345\""), 3},
 	{LIT("\"\\udc00\""), 3},
 	{LIT("\"\\udfff\\ud800\""), 3},
+	{LIT("\"\\udc00\\udc00\""), 3},
 	{LIT("\"a\nb\""), 2},
 	{LIT("\"a\0b\""), 2},
 	{LIT("\"\x1f\""), 1},

@@ -268,6 +268,8 @@ START_TEST(finds_the_model_of_a_folder)
 	stfs_model_close(model);
 	put_text("d/z.safetensors.index.json", "{\"weight_map\":{}}");
 	REFUSE("d", 0, -EINVAL, "2 models", "y.safetensors.index.json");
+	ck_assert_int_eq(unlink(at("d/x.safetensors")), 0);
+	REFUSE("d", 0, -EINVAL, "2 models", "z.safetensors.index.json");
 }
 END_TEST
 
@@ -472,6 +474,27 @@ START_TEST(shows_one_of_two_that_shards_hold)
 	expect_shown(model, "a:4 b:4 x:1");
 	expect_bytes(model, "a", 4, 0);
 	stfs_model_close(model);
+}
+END_TEST
+
+START_TEST(shows_one_of_three_that_shards_hold)
+{
+	struct stfs_model *model;
+
+	for (char owner = '1'; owner <= '3'; owner++) {
+		char text[] = "{\"weight_map\":{\"a\":\"s?\",\"x\":\"s1\",\"y\":\"s2\",\"z\":\"s3\"}}";
+
+		*strchr(text, '?') = owner;
+		put_text(INDEX, text);
+		put_model_with("s1", "x 0 1,a 1 2", 2, 0, NULL);
+		put_model_with("s2", "y 0 1,a 1 3", 3, 50, NULL);
+		put_model_with("s3", "z 0 1,a 1 4", 4, 100, NULL);
+		model = open_model(INDEX, 0, 0);
+		ck_assert_uint_eq(count_rule(model, STFS_RULE_TENSOR_IN_TWO_SHARDS), 2);
+		ck_assert_uint_eq(model->shown, 4);
+		expect_bytes(model, "a", (size_t)(owner - '0'), (unsigned char)((owner - '1') * 50 + 1));
+		stfs_model_close(model);
+	}
 }
 END_TEST
 
@@ -722,26 +745,26 @@ START_TEST(cut_short_underneath_is_an_error_and_no_death)
 }
 END_TEST
 
-/* A header longer than the pieces in which it is compared; its last byte counts too. */
+/* A header longer than the pieces in which it is compared; every piece counts. */
 START_TEST(compares_the_whole_of_a_long_header)
 {
 	STFS_AUTO_BUF struct stfs_buf metadata = STFS_BUF_INIT;
 	struct stfs_model *model;
-	struct stfs_shard *shard;
 
 	stfs_buf_puts(&metadata, "{\"k\":\"");
 	stfs_buf_fill(&metadata, 'x', 200000);
 	stfs_buf_puts(&metadata, "\"}");
-	put_model_with("m.safetensors", "a 0 4", 4, 0, stfs_buf_cstr(&metadata));
-	set_mtime("m.safetensors", 1000);
-	model = open_model("m.safetensors", 0, 0);
-	shard = &model->shards[0];
-	set_mtime("m.safetensors", 1001);
-	ck_assert_int_eq(stfs_shard_check(shard), 1);
-	patch("m.safetensors", "y", 1, 150000);
-	set_mtime("m.safetensors", 1002);
-	ck_assert_int_eq(stfs_shard_check(shard), -ESTALE);
-	stfs_model_close(model);
+	for (off_t offset = 1000; offset < 200000; offset += 33000) {
+		put_model_with("m.safetensors", "a 0 4", 4, 0, stfs_buf_cstr(&metadata));
+		set_mtime("m.safetensors", 1000);
+		model = open_model("m.safetensors", 0, 0);
+		set_mtime("m.safetensors", 1001);
+		ck_assert_int_eq(stfs_shard_check(&model->shards[0]), 1);
+		patch("m.safetensors", "y", 1, offset);
+		set_mtime("m.safetensors", 1002);
+		ck_assert_int_eq(stfs_shard_check(&model->shards[0]), -ESTALE);
+		stfs_model_close(model);
+	}
 }
 END_TEST
 
@@ -1020,6 +1043,7 @@ int main(void)
 	tcase_add_test(shards, unites_metadata);
 	tcase_add_test(shards, follows_links_into_a_cache);
 	tcase_add_test(shards, shows_one_of_two_that_shards_hold);
+	tcase_add_test(shards, shows_one_of_three_that_shards_hold);
 	tcase_add_test(shards, tells_index_and_shards_apart);
 	tcase_add_test(shards, compares_total_size);
 	tcase_add_test(shards, a_missing_shard_is_an_error);

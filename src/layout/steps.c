@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: MIT */
+/* From a target to places and steps. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/arith.h"
+#include "layout/internal.h"
+
+#define NO_ITEM UINT32_MAX
+
+struct builder {
+	const struct stfs_layout_view *view;
+	const struct stfs_target *target;
+	struct stfs_plan *plan;
+	size_t cap;
+	uint64_t block;
+	uint64_t length; /* of the file after the steps so far */
+	int status;
+};
+
+static void push(struct builder *b, enum stfs_step_kind kind, uint32_t item, uint64_t from, uint64_t to,
+		 uint64_t len)
+{
+	struct stfs_step *steps;
+
+	if (b->status < 0 || (len == 0 && kind != STFS_STEP_TRUNCATE))
+		return;
+	if (b->plan->count == b->cap) {
+		b->cap = b->cap ? 2 * b->cap : 16;
+		steps = reallocarray(b->plan->steps, b->cap, sizeof(*steps));
+		if (!steps) {
+			b->status = -ENOMEM;
+			return;
+		}
+		b->plan->steps = steps;
+	}
+	b->plan->steps[b->plan->count++] =
+		(struct stfs_step){.kind = kind, .item = item, .from = from, .to = to, .len = len};
+}
+
+static void truncate_to(struct builder *b, uint64_t length)
+{
+	if (length != b->length)
+		push(b, STFS_STEP_TRUNCATE, NO_ITEM, 0, length, 0);
+	b->length = length;
+}
+
+/* An item's bytes, from wherever they are, to `to`. */
+static void place_bytes(struct builder *b, uint32_t number, uint64_t to)
+{
+	const struct stfs_layout_item *item = &b->view->items[number];
+
+	if (stfs_item_is_new(item))
+		push(b, STFS_STEP_WRITE, number, 0, to, item->size);
+	else
+		push(b, STFS_STEP_COPY, number, item->old, to, item->size);
+}
+
+static const struct stfs_layout_item *kept(const struct builder *b, uint32_t k)
+{
+	return &b->view->items[b->view->kept[k]];
+}
+
+/* Calls `each` for the fillers of a gap, with the place at which each lies from `at` on. */
+static uint64_t fill(struct builder *b, uint32_t gap, uint32_t *next, uint64_t at,
+		     void (*each)(struct builder *b, uint32_t number, uint64_t to))
+{
+	const struct stfs_target *t = b->target;
+
+	for (; *next < t->fill_count && t->gap_of[t->fill_order[*next]] == gap; (*next)++) {
+		each(b, t->fill_order[*next], at);
+		at += b->view->items[t->fill_order[*next]].size;
+	}
+	return at;
+}
+
+static void set_place(struct builder *b, uint32_t number, uint64_t to)
+{
+	b->plan->place[number] = to;
+}
+
+/* Where every item lies in the end. */
+static void set_places(struct builder *b)
+{
+	const struct stfs_target *t = b->target;
+	uint64_t at = t->data_start;
+	uint32_t next = 0;
+
+	for (uint32_t k = t->first; k < t->last; k++) {
+		if (k > t->first)
+			at = fill(b, k - t->first, &next, at, set_place);
+		b->plan->place[b->view->kept[k]] = at;
+		at += kept(b, k)->size;
+	}
+	for (uint32_t i = 0; i < t->tail_count; i++) {
+		b->plan->place[t->tail[i]] = at;
+		at += b->view->items[t->tail[i]].size;
+	}
+	b->plan->data_start = t->data_start;
+	b->plan->text_len = t->data_start - 8;
+	b->plan->length = at;
+}
+
+/*
+ * Removes the dead bytes [at, at + len), len a multiple of the block: the edge that is not a whole
+ * block is copied over from the side that has less of it, then the blocks go.
+ */
+static void remove_dead(struct builder *b, uint64_t at, uint64_t len)
+{
+	uint64_t before = at % b->block, after = b->block - before, rest = b->length - (at + len);
+	bool keep_first_block = at < b->block; /* the length word stands there */
+
+	if (before == 0)
+		after = 0;
+	if (rest <= after) { /* a shift must end before the end of the file */
+		push(b, STFS_STEP_COPY, NO_ITEM, at + len, at, rest);
+		truncate_to(b, at + rest);
+		return;
+	}
+	if (before && (after <= before || keep_first_block)) {
+		push(b, STFS_STEP_COPY, NO_ITEM, at + len, at, after);
+		at += after;
+	} else if (before) {
+		push(b, STFS_STEP_COPY, NO_ITEM, at - before, at + len - before, before);
+		at -= before;
+	}
+	push(b, STFS_STEP_COLLAPSE, NO_ITEM, 0, at, len);
+	b->length -= len;
+}
+
+/* The tail behind the end of the file, where it is out of everybody's way; and new fillers there. */
+static uint64_t write_tail(struct builder *b, uint64_t end, uint64_t *scratch)
+{
+	const struct stfs_target *t = b->target;
+	uint64_t at = b->length, start;
+
+	if (b->block)
+		at += (end % b->block + b->block - at % b->block) % b->block;
+	else if (end != b->length)
+		at = stfs_max_u64(at, end + t->tail_bytes);
+	start = at;
+	for (uint32_t i = 0; i < t->tail_count; i++) {
+		place_bytes(b, t->tail[i], at);
+		at += b->view->items[t->tail[i]].size;
+	}
+	*scratch = at;
+	for (uint32_t i = 0; i < t->fill_count; i++) {
+		if (!stfs_item_is_new(&b->view->items[t->fill_order[i]]))
+			continue;
+		place_bytes(b, t->fill_order[i], at);
+		at += b->view->items[t->fill_order[i]].size;
+	}
+	b->length = stfs_max_u64(b->length, at);
+	return start;
+}
+
+/* Fillers into their gaps: while everything else still lies where it lay. */
+static void copy_fillers(struct builder *b, uint64_t scratch)
+{
+	const struct stfs_target *t = b->target;
+	uint64_t at;
+	uint32_t next = 0;
+
+	for (uint32_t k = t->first + 1; k < t->last; k++) {
+		at = stfs_item_end(kept(b, k - 1));
+		for (; next < t->fill_count && t->gap_of[t->fill_order[next]] == k - t->first; next++) {
+			uint32_t number = t->fill_order[next];
+			const struct stfs_layout_item *item = &b->view->items[number];
+			uint64_t from = item->old;
+
+			if (stfs_item_is_new(item)) {
+				from = scratch;
+				scratch += item->size;
+			}
+			push(b, STFS_STEP_COPY, number, from, at, item->size);
+			at += item->size;
+		}
+	}
+}
+
+/* What fillers leave of the gaps, from the last to the first, so that no place before it changes. */
+static void close_gaps(struct builder *b)
+{
+	const struct stfs_target *t = b->target;
+	uint32_t next = t->fill_count;
+	uint64_t at, len;
+
+	for (uint32_t k = t->last - 1; k > t->first; k--) {
+		at = stfs_item_end(kept(b, k - 1));
+		len = kept(b, k)->old - at;
+		while (next > 0 && t->gap_of[t->fill_order[next - 1]] == k - t->first) {
+			uint64_t size = b->view->items[t->fill_order[--next]].size;
+
+			at += size;
+			len -= size;
+		}
+		if (len)
+			remove_dead(b, at, len);
+	}
+}
+
+/* The front: whole blocks in or out before the first fixed item, in what is header or dead. */
+static void move_front(struct builder *b)
+{
+	uint64_t old = kept(b, b->target->first)->old, now = b->target->data_start;
+	uint64_t at;
+
+	if (now > old) {
+		at = old - old % b->block;
+		push(b, STFS_STEP_INSERT, NO_ITEM, 0, at, now - old);
+		b->length += now - old;
+	} else if (now < old) {
+		at = old - (old - now);
+		at -= at % b->block;
+		push(b, STFS_STEP_COLLAPSE, NO_ITEM, 0, at, old - now);
+		b->length -= old - now;
+	}
+}
+
+static int begin(struct builder *b, const struct stfs_layout_view *view, const struct stfs_target *target,
+		 struct stfs_plan *plan)
+{
+	*b = (struct builder){.view = view, .target = target, .plan = plan, .block = view->block,
+			      .length = view->problem->file.length};
+	plan->place = calloc(view->problem->count ? view->problem->count : 1, sizeof(*plan->place));
+	if (!plan->place)
+		return -ENOMEM;
+	set_places(b);
+	return 0;
+}
+
+int stfs_steps_in_place(const struct stfs_layout_view *view, const struct stfs_target *target,
+			struct stfs_plan *plan)
+{
+	struct builder b;
+	uint64_t end, tail, scratch = 0;
+	int r = begin(&b, view, target, plan);
+
+	if (r < 0)
+		return r;
+	end = stfs_item_end(kept(&b, target->last - 1));
+	tail = write_tail(&b, end, &scratch);
+	plan->before = plan->count;
+	copy_fillers(&b, scratch);
+	truncate_to(&b, target->tail_count ? tail + target->tail_bytes : end);
+	if (target->tail_count && tail != end) {
+		if (b.block) {
+			remove_dead(&b, end, tail - end);
+		} else {
+			push(&b, STFS_STEP_COPY, NO_ITEM, tail, end, target->tail_bytes);
+			truncate_to(&b, end + target->tail_bytes);
+		}
+	}
+	close_gaps(&b);
+	move_front(&b);
+	return b.status;
+}
+
+/* Kept bytes [from, from + len) into the new file at `to`: shared where blocks meet, else copied. */
+static void take_over(struct builder *b, uint64_t from, uint64_t to, uint64_t len)
+{
+	uint64_t head, body;
+
+	if (!b->view->problem->file.can_clone || !b->block || (to - from) % b->block) {
+		push(b, STFS_STEP_COPY, NO_ITEM, from, to, len);
+		return;
+	}
+	head = stfs_min_u64(len, (b->block - from % b->block) % b->block);
+	body = (len - head) - (len - head) % b->block;
+	push(b, STFS_STEP_COPY, NO_ITEM, from, to, head);
+	push(b, STFS_STEP_CLONE, NO_ITEM, from + head, to + head, body);
+	push(b, STFS_STEP_COPY, NO_ITEM, from + head + body, to + head + body, len - head - body);
+}
+
+int stfs_steps_rebuild(const struct stfs_layout_view *view, const struct stfs_target *target,
+		       struct stfs_plan *plan)
+{
+	struct builder b;
+	uint32_t next = 0;
+	uint64_t from = 0, to = 0, len = 0;
+	int r = begin(&b, view, target, plan);
+
+	if (r < 0)
+		return r;
+	/* Fixed neighbours that stay neighbours are taken over together. */
+	for (uint32_t k = target->first; k < target->last; k++) {
+		const struct stfs_layout_item *item = kept(&b, k);
+		uint64_t place = plan->place[view->kept[k]];
+
+		if (len && (from + len != item->old || to + len != place)) {
+			take_over(&b, from, to, len);
+			len = 0;
+		}
+		if (!len) {
+			from = item->old;
+			to = place;
+		}
+		len += item->size;
+	}
+	take_over(&b, from, to, len);
+	for (; next < target->fill_count; next++)
+		place_bytes(&b, target->fill_order[next], plan->place[target->fill_order[next]]);
+	for (uint32_t i = 0; i < target->tail_count; i++)
+		place_bytes(&b, target->tail[i], plan->place[target->tail[i]]);
+	plan->before = plan->count;
+	return b.status;
+}

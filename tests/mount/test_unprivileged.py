@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: MIT
+"""A user without rights mounts, reads and unmounts through fusermount3, and gets no further.
+
+Where /dev/fuse is root's alone (as in some containers), root gives the user a device node of the same
+kind in a mount namespace of its own; nothing of the machine is changed. Without root the tests run
+as whoever runs them.
+"""
+import json
+import os
+import pathlib
+import pwd
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+
+import pytest
+
+import models
+from conftest import PATIENCE
+
+USAGE, MODEL, MOUNT = 1, 2, 32
+
+
+def device_is_open_to_all():
+    return os.stat("/dev/fuse").st_mode & 0o006 == 0o006
+
+
+def make_device(folder):
+    """A node of /dev/fuse that every user may open."""
+    made = folder / "fuse"
+    try:
+        os.mknod(made, stat.S_IFCHR | 0o666, os.stat("/dev/fuse").st_rdev)
+        made.chmod(0o666)
+        os.close(os.open(made, os.O_RDWR))
+    except OSError as error:
+        pytest.skip(f"/dev/fuse is closed to users here, and {made} cannot stand in for it: {error.strerror}")
+    return made
+
+
+class User:
+    """Runs scripts as a user without rights; $P is the daemon, $D a folder of that user."""
+
+    def __init__(self, folder, daemon, device):
+        self.folder, self.daemon, self.device = folder, daemon, device
+        self.root = os.geteuid() == 0
+        self.uid = pwd.getpwnam("nobody").pw_uid if self.root else os.geteuid()
+
+    def words(self, script):
+        told = ["sh", "-c", script]
+        if self.root:
+            user = pwd.getpwuid(self.uid)
+            told = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", *told]
+        if self.device:
+            setup = f'mount --bind "{self.device}" /dev/fuse && exec "$@"'
+            told = ["unshare", "-m", "--propagation", "slave", "sh", "-c", setup, "sh", *told]
+        return told
+
+    def __call__(self, script, **env):
+        with subprocess.Popen(
+                self.words(script), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.folder,
+                start_new_session=True, stdin=subprocess.DEVNULL,
+                env={"PATH": os.environ["PATH"], "HOME": str(self.folder), "LC_ALL": "C.UTF-8",
+                     "P": str(self.daemon), "D": str(self.folder), **env}) as started:
+            try:
+                out, complaints = started.communicate(timeout=PATIENCE)
+            except subprocess.TimeoutExpired:
+                os.killpg(started.pid, signal.SIGKILL)
+                raise
+        return subprocess.CompletedProcess(script, started.returncode, out, complaints)
+
+
+@pytest.fixture
+def user(fuse_device, daemon_path):
+    """A User with a folder that is empty but for small.safetensors."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="stfs-user-"))
+    daemon = shutil.copy(daemon_path, folder / "safetensorsfs")
+    models.write_model(folder / "small.safetensors", {"x": ("F32", [2, 3], None), "big": ("U8", [300_000], None)},
+                       {"k": "v"})
+    device = None
+    if os.geteuid() == 0:
+        if not device_is_open_to_all():
+            device = make_device(folder)
+    elif not device_is_open_to_all():
+        pytest.skip("/dev/fuse is closed to users here and only root could change that")
+    made = User(folder, daemon, device)
+    if made.root:
+        for path in folder, folder / "small.safetensors":
+            os.chown(path, made.uid, pwd.getpwuid(made.uid).pw_gid)
+    yield made
+    shutil.rmtree(folder)
+
+
+def reap(text):
+    """The daemon whose status file a script has printed ends with 0; it is a child of ours by now."""
+    pid = json.loads(text[text.index("{"):text.rindex("}") + 1])["pid"]
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+SERVED = """
+set -e
+"$P" {words} "$D/small.safetensors" "$D/m"
+{then}
+cat "$D/m/.stfs"
+fusermount3 -u "$D/m"
+"""
+
+
+def serve(user, then, words=""):
+    """Mounts in the background, runs a script, unmounts; what the script printed."""
+    done = user(SERVED.format(words=words, then=then))
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    reap(done.stdout)
+    assert done.stderr == ""
+    return done.stdout[:done.stdout.index("{")]
+
+
+def test_mount_read_unmount(user):
+    data = models.pattern("F32", [2, 3], "x")
+    out = serve(user, 'ls "$D/m"; od -An -v -tx1 "$D/m/x" | tr -d " \\n"; echo; wc -c < "$D/m/big"')
+    assert out.split() == ["__metadata__.json", "big", "big.json", "x", "x.json", data.hex(), "300000"]
+
+
+def test_owner_is_the_user(user):
+    out = serve(user, 'stat -c "%u %a" "$D/m" "$D/m/x"; findmnt -no FSTYPE,OPTIONS "$D/m"')
+    assert out.splitlines()[:2] == [f"{user.uid} 555", f"{user.uid} 444"]
+    assert "fuse.safetensorsfs" in out and f"user_id={user.uid}" in out
+    assert {"ro", "nosuid", "nodev"} <= set(out.splitlines()[2].split()[1].split(","))
+
+
+@pytest.mark.parametrize("sent", ["TERM", "HUP"])  # sh lets its children ignore INT
+def test_signals_unmount(user, sent):
+    done = user(f'"$P" -f small.safetensors m & pid=$!\n'
+                'while ! grep -q safetensorsfs /proc/self/mountinfo || ! ls m/x >/dev/null 2>&1; do sleep 0.02; done\n'
+                f'kill -{sent} $pid; wait $pid; echo "code $?"; ls m')
+    assert done.stdout == "code 0\n", (done.stdout, done.stderr)
+
+
+def test_odd_paths(user):
+    odd = "a, b\\c'"
+    (user.folder / odd).mkdir()
+    shutil.move(user.folder / "small.safetensors", user.folder / odd / "m.safetensors")
+    os.chown(user.folder / odd, user.uid, -1)
+    done = user('set -e; "$P" "$O/m.safetensors" "$O/mnt"; ls "$O/mnt"; cat "$O/mnt/.stfs"; '
+                'fusermount3 -u "$O/mnt"', O=odd)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("__metadata__.json\nbig\n")
+    reap(done.stdout)
+
+
+def test_max_read_and_other_options(user):
+    out = serve(user, 'wc -c < "$D/m/big"; findmnt -no OPTIONS "$D/m"',
+                "-o max_read=65536,noatime,noexec,default_permissions,x-foo,nofail")
+    assert out.startswith("300000\n") and {"noatime", "noexec"} <= set(out.split()[1].split(","))
+
+
+@pytest.mark.parametrize("option", ["uid=0,gid=0", "umask=0", "xattr", "view=both,sidecars=hidden"])
+def test_own_options(user, option):
+    assert "x" in serve(user, 'ls "$D/m"', f"-o {option}")
+
+
+def test_mount_point_of_another_user(user):
+    """fusermount3 refuses, and so does the daemon: with a word, without a mount."""
+    if not user.root:
+        pytest.skip("making another user's folder takes root")
+    (user.folder / "theirs").mkdir(mode=0o755)
+    done = user('"$P" small.safetensors theirs')
+    assert done.returncode == MOUNT and "theirs" in done.stderr
+
+
+def test_unreadable_model(user):
+    if not user.root:
+        pytest.skip("making another user's file takes root")
+    os.chown(user.folder / "small.safetensors", 0, 0)
+    (user.folder / "small.safetensors").chmod(0o600)
+    done = user('"$P" small.safetensors m; echo $?; test -e m && echo left')
+    assert done.stdout == f"{MODEL}\n"
+    assert "small.safetensors" in done.stderr and "Permission denied" in done.stderr
+
+
+def test_mount_point_cannot_be_made(user):
+    done = user('"$P" small.safetensors /proc/absent')
+    assert done.returncode == MOUNT and "/proc/absent" in done.stderr
+
+
+def test_log_file_cannot_be_written(user):
+    done = user('"$P" small.safetensors m --log-file /proc/absent; echo $?; test -e m && echo left')
+    assert done.stdout == f"{USAGE}\n" and "/proc/absent" in done.stderr
+
+
+def test_allow_other_needs_permission(user):
+    """Unless user_allow_other stands in fuse.conf, fusermount3 says no: code 32, not an open mount."""
+    config = pathlib.Path("/etc/fuse.conf")
+    if config.exists() and any(line.split("#")[0].strip() == "user_allow_other"
+                               for line in config.read_text().splitlines()):
+        pytest.skip("user_allow_other is set on this machine")
+    if os.geteuid() != 0 and user.uid == 0:
+        pytest.skip("root may always")
+    done = user('"$P" -o allow_other small.safetensors m; echo $?; test -e m && echo left')
+    assert done.stdout == f"{MOUNT}\n" and "allow_other" in done.stderr
+
+
+def test_without_the_device(user):
+    """Where FUSE is not to be had, the message names what does the same."""
+    if not user.root or device_is_open_to_all():
+        pytest.skip("/dev/fuse can be used here by everybody")
+    user.device = None
+    done = user('"$P" small.safetensors m; echo $?; test -e m && echo left')
+    assert done.stdout == f"{MOUNT}\n"
+    assert "/dev/fuse" in done.stderr and "stfs cat" in done.stderr
+
+
+def test_killed_daemon_is_cleared_by_the_user(user):
+    done = user('"$P" -f small.safetensors m & pid=$!\n'
+                'while ! ls m/x >/dev/null 2>&1; do sleep 0.02; done\n'
+                'kill -KILL $pid; wait $pid; echo $?; "$P" small.safetensors m; echo $?; fusermount3 -u m; ls m')
+    assert done.stdout == f"{128 + signal.SIGKILL}\n{MOUNT}\n", done.stderr
+    assert "stfs umount" in done.stderr
+
+
+def test_user_namespace(user):
+    """Root of a user namespace mounts without fusermount3, as a rootless container does."""
+    if user.root and not user.device and not device_is_open_to_all():
+        pytest.skip("no device for users")
+    if user("unshare -Urm true").returncode:
+        pytest.skip("user namespaces are not allowed here")
+    done = user("unshare -Urm sh -c 'set -e; \"$P\" small.safetensors m; ls m; cat m/.stfs; umount m'")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("__metadata__.json\nbig\n")
