@@ -23,11 +23,12 @@ struct stfs_layout_view {
 };
 
 /*
- * A choice: kept[first .. last) stay fixed. gap[k] lies before kept[first + k] for k of
- * 1 .. last - first - 1; the gap before the first is the header's, behind the last is the tail.
+ * A choice: the kept items run[0 .. run_count) stay fixed, in that order. Gap k lies before run[k],
+ * for k from 1; what is before run[0] is the header's, what is behind the last is the tail.
  */
 struct stfs_target {
-	uint32_t first, last;
+	uint32_t *run; /* owned: numbers into view->kept */
+	uint32_t run_count;
 	uint32_t *gap_of;     /* owned, by item: the gap it fills, or STFS_IN_TAIL; fixed: unused */
 	uint32_t *fill_order; /* owned: fillers, by gap and then as they lie in it */
 	uint32_t fill_count;

@@ -34,6 +34,7 @@ static void view_free(struct stfs_layout_view *view)
 
 static void target_free(struct stfs_target *target)
 {
+	free(target->run);
 	free(target->gap_of);
 	free(target->fill_order);
 	free(target->tail);
@@ -131,82 +132,170 @@ static uint64_t place_of_first(const struct stfs_layout_view *view, uint32_t fir
 	return old - blocks * view->block;
 }
 
-/* Fillers for all gaps inside the run: 0, -ENOENT when some gap cannot be filled, -ENOMEM. */
-static int fill_gaps(const struct stfs_layout_view *view, struct stfs_target *t,
-		     const uint32_t *movers, uint32_t mover_count, bool *taken)
+/* The working state of one choice. */
+struct choice {
+	const struct stfs_layout_view *view;
+	struct stfs_target *t;
+	uint32_t *movers; /* owned: items that move, kept ones first */
+	uint32_t mover_count;
+	bool *taken; /* owned, by item: is a filler */
+};
+
+static uint64_t run_end(const struct choice *c, uint32_t k)
 {
-	uint32_t room = mover_count;
+	return fixed_end(c->view, c->t->run[k]);
+}
+
+static uint64_t gap_before(const struct choice *c, uint32_t k)
+{
+	return c->view->items[c->view->kept[c->t->run[k]]].old - run_end(c, k - 1);
+}
+
+/*
+ * Gap `k` can be filled by nobody: finds the cheapest piece of the run around it, run[*from .. *to),
+ * that has to move with it so that what is left of the run lies a multiple of the block apart.
+ * Pieces are tried by growing cost from both sides; WINDOW_MOST items on each.
+ */
+#define WINDOW_MOST 96
+static bool find_window(const struct choice *c, uint32_t k, uint64_t limit, uint32_t *from, uint32_t *to)
+{
+	const struct stfs_layout_view *view = c->view;
+	uint64_t best = limit, left = 0, right;
+
+	for (uint32_t i = k; i >= 1 && k - i <= WINDOW_MOST && left < best; i--) {
+		uint64_t start = run_end(c, i - 1);
+
+		right = 0;
+		for (uint32_t j = k; j < c->t->run_count && j - k <= WINDOW_MOST && left + right < best; j++) {
+			const struct stfs_layout_item *item = &view->items[view->kept[c->t->run[j]]];
+
+			if ((item->old - start) % view->block == 0) {
+				best = left + right;
+				*from = i;
+				*to = j;
+				break;
+			}
+			right += item->size;
+		}
+		left += view->items[view->kept[c->t->run[i - 1]]].size;
+	}
+	return best < limit;
+}
+
+/* Takes run[from .. to) out of the run. */
+static void move_window(struct choice *c, uint32_t from, uint32_t to)
+{
+	struct stfs_target *t = c->t;
+
+	for (uint32_t k = from; k < to; k++)
+		c->movers[c->mover_count++] = c->view->kept[t->run[k]];
+	memmove(t->run + from, t->run + to, (t->run_count - to) * sizeof(*t->run));
+	t->run_count -= to - from;
+}
+
+/* Makes every gap one that fillers or a shift can close: 0, or -ENOENT. */
+static int open_windows(struct choice *c, uint64_t limit)
+{
+	uint32_t from = 0, to = 0, scratch[64];
+	uint64_t gap;
 	int used;
 
-	for (uint32_t k = t->first + 1; k < t->last; k++) {
-		uint64_t start = fixed_end(view, k - 1);
-		uint64_t gap = view->items[view->kept[k]].old - start;
+	for (uint32_t k = 1; k < c->t->run_count; k++) {
+		gap = gap_before(c, k);
+		if (gap == 0 || (c->view->block && gap % c->view->block == 0))
+			continue;
+		used = stfs_fill_gap(c->view, c->movers, c->mover_count, c->taken, gap, run_end(c, k - 1),
+				     scratch, 64);
+		if (used >= 0)
+			continue;
+		if (!c->view->block || !find_window(c, k, limit, &from, &to))
+			return -ENOENT;
+		move_window(c, from, to);
+		k = from > 1 ? from - 1 : 0; /* the gap that came of it, and the pool has grown */
+	}
+	return 0;
+}
 
+/* Fillers for all gaps inside the run: 0, or -ENOENT when some gap cannot be filled. */
+static int fill_gaps(struct choice *c)
+{
+	const struct stfs_layout_view *view = c->view;
+	struct stfs_target *t = c->t;
+	uint64_t gap;
+	int used;
+
+	for (uint32_t k = 1; k < t->run_count; k++) {
+		gap = gap_before(c, k);
 		if (gap == 0)
 			continue;
-		used = stfs_fill_gap(view, movers, mover_count, taken, gap, start,
-				     t->fill_order + t->fill_count, room - t->fill_count);
+		used = stfs_fill_gap(view, c->movers, c->mover_count, c->taken, gap, run_end(c, k - 1),
+				     t->fill_order + t->fill_count, c->mover_count - t->fill_count);
 		if (used < 0)
 			return -ENOENT;
 		for (int i = 0; i < used; i++) {
 			uint32_t number = t->fill_order[t->fill_count++];
 
-			taken[number] = true;
-			t->gap_of[number] = k - t->first;
+			c->taken[number] = true;
+			t->gap_of[number] = k;
 			gap -= view->items[number].size;
 			t->cost.moved += view->items[number].size;
 			if (stfs_item_is_new(&view->items[number]))
 				t->cost.written += view->items[number].size;
 		}
 		if (gap) { /* what a shift removes, its edge is copied */
-			t->cost.moved += start % view->block ? view->block / 2 : 0;
-			t->cost.shifted += view->problem->file.length - start;
+			t->cost.moved += run_end(c, k - 1) % view->block ? view->block / 2 : 0;
+			t->cost.shifted += view->problem->file.length - run_end(c, k - 1);
 			t->cost.total += SHIFT_CALL_COST;
 		}
 	}
 	return 0;
 }
 
-/* What is neither fixed nor a filler, in an order that keeps alignments. */
-static int fill_tail(const struct stfs_layout_view *view, struct stfs_target *t, const uint32_t *movers,
-		     uint32_t mover_count, const bool *taken)
+/* What is neither fixed nor a filler, in an order that keeps alignments: 0 or -ENOENT. */
+static int fill_tail(struct choice *c)
 {
-	uint64_t start = t->last > t->first ? fixed_end(view, t->last - 1) : t->data_start;
+	const struct stfs_layout_view *view = c->view;
+	struct stfs_target *t = c->t;
+	uint64_t start = t->run_count ? run_end(c, t->run_count - 1) : t->data_start;
 
-	for (uint32_t i = 0; i < mover_count; i++) {
-		if (taken[movers[i]])
+	for (uint32_t i = 0; i < c->mover_count; i++) {
+		const struct stfs_layout_item *item = &view->items[c->movers[i]];
+
+		if (c->taken[c->movers[i]])
 			continue;
-		t->tail[t->tail_count++] = movers[i];
-		t->tail_bytes += view->items[movers[i]].size;
-		if (stfs_item_is_new(&view->items[movers[i]]))
-			t->cost.written += view->items[movers[i]].size;
+		t->tail[t->tail_count++] = c->movers[i];
+		t->tail_bytes += item->size;
+		if (stfs_item_is_new(item))
+			t->cost.written += item->size;
 		else
-			t->cost.moved += view->items[movers[i]].size;
+			t->cost.moved += item->size;
 	}
 	return stfs_order_aligned(view, t->tail, t->tail_count, start) ? 0 : -ENOENT;
 }
 
-/* Movers and new items, the movers behind the run first: they are nearest to the tail. */
-static uint32_t list_movers(const struct stfs_layout_view *view, const struct stfs_target *t,
-			    uint32_t *movers)
+/* The run, and what is left of the items: the movers behind the run first, new ones last. */
+static void split_items(struct choice *c, uint32_t first, uint32_t last)
 {
-	uint32_t count = 0;
+	const struct stfs_layout_view *view = c->view;
 
-	for (uint32_t k = 0; k < t->first; k++)
-		movers[count++] = view->kept[k];
-	for (uint32_t k = t->last; k < view->kept_count; k++)
-		movers[count++] = view->kept[k];
+	for (uint32_t k = 0; k < view->kept_count; k++) {
+		if (k >= first && k < last)
+			c->t->run[c->t->run_count++] = k;
+		else
+			c->movers[c->mover_count++] = view->kept[k];
+	}
 	for (uint32_t i = 0; i < view->added_count; i++)
-		movers[count++] = view->added[i];
-	return count;
+		c->movers[c->mover_count++] = view->added[i];
 }
 
 /* The rest of the cost: the tail's way to its place, the front, the sum. */
-static void finish_cost(const struct stfs_layout_view *view, struct stfs_target *t, uint64_t first_place)
+static void finish_cost(const struct choice *c)
 {
+	const struct stfs_layout_view *view = c->view;
 	const struct stfs_layout_file *file = &view->problem->file;
-	uint64_t end = fixed_end(view, t->last - 1);
-	uint64_t first_old = view->items[view->kept[t->first]].old;
+	struct stfs_target *t = c->t;
+	uint64_t end = run_end(c, t->run_count - 1);
+	uint64_t first_old = view->items[view->kept[t->run[0]]].old;
 
 	if (t->tail_count && end != file->length) {
 		if (view->block) {
@@ -217,45 +306,59 @@ static void finish_cost(const struct stfs_layout_view *view, struct stfs_target 
 			t->cost.moved += t->tail_bytes; /* copied down from behind the end */
 		}
 	}
-	if (first_place != first_old) {
+	if (t->data_start != first_old) {
 		t->cost.shifted += file->length - first_old;
 		t->cost.total += SHIFT_CALL_COST;
 	}
 	t->cost.total += t->cost.written + t->cost.moved + t->cost.shifted / SHIFTED_PER_COST;
 }
 
+static int target_alloc(struct stfs_target *t, size_t count)
+{
+	size_t room = count ? count : 1;
+
+	t->run = malloc(room * sizeof(*t->run));
+	t->gap_of = malloc(room * sizeof(*t->gap_of));
+	t->fill_order = malloc(room * sizeof(*t->fill_order));
+	t->tail = malloc(room * sizeof(*t->tail));
+	if (!t->run || !t->gap_of || !t->fill_order || !t->tail)
+		return -ENOMEM;
+	memset(t->gap_of, 0xff, room * sizeof(*t->gap_of));
+	return 0;
+}
+
 /*
- * Works out the choice kept[first .. last). 0; -ENOENT when it cannot be; -ENOMEM. Frees what it
- * made when it fails.
+ * Works out the choice kept[first .. last), less what has to move with its holes. 0; -ENOENT when it
+ * cannot be, or would cost more than `limit`; -ENOMEM. Frees what it made when it fails.
  */
-static int choose(const struct stfs_layout_view *view, uint32_t first, uint32_t last,
+static int choose(const struct stfs_layout_view *view, uint32_t first, uint32_t last, uint64_t limit,
 		  struct stfs_target *t)
 {
 	size_t room = view->problem->count ? view->problem->count : 1;
 	uint64_t place = place_of_first(view, first);
-	uint32_t *movers = NULL, mover_count;
-	bool *taken = NULL;
-	int r = -ENOMEM;
+	struct choice c = {.view = view, .t = t};
+	int r;
 
-	*t = (struct stfs_target){.first = first, .last = last, .data_start = place};
+	*t = (struct stfs_target){.data_start = place};
 	if (place == UINT64_MAX)
 		return -ENOENT;
-	movers = malloc(room * sizeof(*movers));
-	taken = calloc(room, sizeof(*taken));
-	t->gap_of = malloc(room * sizeof(*t->gap_of));
-	t->fill_order = malloc(room * sizeof(*t->fill_order));
-	t->tail = malloc(room * sizeof(*t->tail));
-	if (movers && taken && t->gap_of && t->fill_order && t->tail) {
-		memset(t->gap_of, 0xff, room * sizeof(*t->gap_of));
-		mover_count = list_movers(view, t, movers);
-		r = fill_gaps(view, t, movers, mover_count, taken);
-		if (r == 0)
-			r = fill_tail(view, t, movers, mover_count, taken);
-		if (r == 0)
-			finish_cost(view, t, place);
+	c.movers = malloc(room * sizeof(*c.movers));
+	c.taken = calloc(room, sizeof(*c.taken));
+	r = target_alloc(t, room);
+	if (!c.movers || !c.taken)
+		r = -ENOMEM;
+	if (r == 0) {
+		split_items(&c, first, last);
+		r = open_windows(&c, limit);
 	}
-	free(movers);
-	free(taken);
+	if (r == 0)
+		r = fill_gaps(&c);
+	if (r == 0)
+		r = fill_tail(&c);
+	if (r == 0)
+		finish_cost(&c);
+	free(c.movers);
+	free(c.taken);
 	if (r < 0)
 		target_free(t);
 	return r;
@@ -295,7 +398,7 @@ static int search_from(const struct stfs_layout_view *view, uint32_t first, stru
 		if (view->kept_count - last > 32 && suffix < next)
 			continue;
 		next = suffix + suffix / 16;
-		r = choose(view, first, last, &t);
+		r = choose(view, first, last, limit, &t);
 		if (r == -ENOMEM)
 			return r;
 		if (r == 0)
@@ -325,18 +428,19 @@ static int search(const struct stfs_layout_view *view, struct stfs_target *best,
 	return r;
 }
 
-/* Everything anew, in the old order if that keeps the alignments. */
+/* Everything anew. */
 static int rewrite(const struct stfs_layout_view *view, struct stfs_target *t)
 {
-	size_t room = view->problem->count ? view->problem->count : 1;
+	int r;
 
 	*t = (struct stfs_target){.data_start = view->header_good};
-	t->gap_of = malloc(room * sizeof(*t->gap_of));
-	t->fill_order = malloc(room * sizeof(*t->fill_order));
-	t->tail = malloc(room * sizeof(*t->tail));
-	if (!t->gap_of || !t->fill_order || !t->tail)
-		return -ENOMEM;
-	t->tail_count = list_movers(view, t, t->tail);
+	r = target_alloc(t, view->problem->count);
+	if (r < 0)
+		return r;
+	for (uint32_t k = 0; k < view->kept_count; k++)
+		t->tail[t->tail_count++] = view->kept[k];
+	for (uint32_t i = 0; i < view->added_count; i++)
+		t->tail[t->tail_count++] = view->added[i];
 	t->cost.moved = view->bytes_before[view->kept_count];
 	t->cost.written = view->added_bytes;
 	t->tail_bytes = t->cost.total = t->cost.moved + t->cost.written;

@@ -56,9 +56,10 @@ static void place_bytes(struct builder *b, uint32_t number, uint64_t to)
 		push(b, STFS_STEP_COPY, number, item->old, to, item->size);
 }
 
-static const struct stfs_layout_item *kept(const struct builder *b, uint32_t k)
+/* The fixed item number k. */
+static const struct stfs_layout_item *fixed(const struct builder *b, uint32_t k)
 {
-	return &b->view->items[b->view->kept[k]];
+	return &b->view->items[b->view->kept[b->target->run[k]]];
 }
 
 /* Calls `each` for the fillers of a gap, with the place at which each lies from `at` on. */
@@ -86,11 +87,11 @@ static void set_places(struct builder *b)
 	uint64_t at = t->data_start;
 	uint32_t next = 0;
 
-	for (uint32_t k = t->first; k < t->last; k++) {
-		if (k > t->first)
-			at = fill(b, k - t->first, &next, at, set_place);
-		b->plan->place[b->view->kept[k]] = at;
-		at += kept(b, k)->size;
+	for (uint32_t k = 0; k < t->run_count; k++) {
+		if (k)
+			at = fill(b, k, &next, at, set_place);
+		b->plan->place[b->view->kept[t->run[k]]] = at;
+		at += fixed(b, k)->size;
 	}
 	for (uint32_t i = 0; i < t->tail_count; i++) {
 		b->plan->place[t->tail[i]] = at;
@@ -161,9 +162,9 @@ static void copy_fillers(struct builder *b, uint64_t scratch)
 	uint64_t at;
 	uint32_t next = 0;
 
-	for (uint32_t k = t->first + 1; k < t->last; k++) {
-		at = stfs_item_end(kept(b, k - 1));
-		for (; next < t->fill_count && t->gap_of[t->fill_order[next]] == k - t->first; next++) {
+	for (uint32_t k = 1; k < t->run_count; k++) {
+		at = stfs_item_end(fixed(b, k - 1));
+		for (; next < t->fill_count && t->gap_of[t->fill_order[next]] == k; next++) {
 			uint32_t number = t->fill_order[next];
 			const struct stfs_layout_item *item = &b->view->items[number];
 			uint64_t from = item->old;
@@ -185,10 +186,10 @@ static void close_gaps(struct builder *b)
 	uint32_t next = t->fill_count;
 	uint64_t at, len;
 
-	for (uint32_t k = t->last - 1; k > t->first; k--) {
-		at = stfs_item_end(kept(b, k - 1));
-		len = kept(b, k)->old - at;
-		while (next > 0 && t->gap_of[t->fill_order[next - 1]] == k - t->first) {
+	for (uint32_t k = t->run_count - 1; k > 0; k--) {
+		at = stfs_item_end(fixed(b, k - 1));
+		len = fixed(b, k)->old - at;
+		while (next > 0 && t->gap_of[t->fill_order[next - 1]] == k) {
 			uint64_t size = b->view->items[t->fill_order[--next]].size;
 
 			at += size;
@@ -202,7 +203,7 @@ static void close_gaps(struct builder *b)
 /* The front: whole blocks in or out before the first fixed item, in what is header or dead. */
 static void move_front(struct builder *b)
 {
-	uint64_t old = kept(b, b->target->first)->old, now = b->target->data_start;
+	uint64_t old = fixed(b, 0)->old, now = b->target->data_start;
 	uint64_t at;
 
 	if (now > old) {
@@ -238,7 +239,7 @@ int stfs_steps_in_place(const struct stfs_layout_view *view, const struct stfs_t
 
 	if (r < 0)
 		return r;
-	end = stfs_item_end(kept(&b, target->last - 1));
+	end = stfs_item_end(fixed(&b, target->run_count - 1));
 	tail = write_tail(&b, end, &scratch);
 	plan->before = plan->count;
 	copy_fillers(&b, scratch);
@@ -283,9 +284,9 @@ int stfs_steps_rebuild(const struct stfs_layout_view *view, const struct stfs_ta
 	if (r < 0)
 		return r;
 	/* Fixed neighbours that stay neighbours are taken over together. */
-	for (uint32_t k = target->first; k < target->last; k++) {
-		const struct stfs_layout_item *item = kept(&b, k);
-		uint64_t place = plan->place[view->kept[k]];
+	for (uint32_t k = 0; k < target->run_count; k++) {
+		const struct stfs_layout_item *item = fixed(&b, k);
+		uint64_t place = plan->place[view->kept[target->run[k]]];
 
 		if (len && (from + len != item->old || to + len != place)) {
 			take_over(&b, from, to, len);

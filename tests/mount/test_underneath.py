@@ -211,6 +211,7 @@ def test_cut_while_it_is_read(mount, model):
     for reader in readers:
         reader.join()
     assert wrong == [] and alive(mounted)
+    assert len(mounted.stderr().splitlines()) <= 1, "not once, but for each reply that failed"
 
 
 def test_what_was_cut_is_said_once(mount, model):
@@ -449,4 +450,24 @@ def test_model_on_a_mount(mount, make_model, tmp_path):
     below = mount(outer)
     above = mount(below.path / "inner")
     assert once_read(above.path / "x") == models.pattern("U8", [300_000], "x")
+    above.unmount()
+
+
+def test_cut_that_no_fstat_shows(mount, make_model):
+    """The kernel goes on showing the old size of a model on a mount: only the copy itself fails."""
+    inner = make_model("inner.safetensors", {"x": ("U8", [3 * MIB], None)}).read_bytes()
+    outer = make_model("outer.safetensors", {"inner": ("U8", [len(inner)], inner)})
+    below = mount(outer)
+    above = mount(below.path / "inner", "cache=never")
+    os.truncate(outer, outer.stat().st_size - 2 * MIB)
+    fd = os.open(above.path / "x", os.O_RDONLY)
+    try:
+        for _ in range(20):
+            assert outcome(os.pread, fd, MIB, 2 * MIB) == errno.EIO
+            assert outcome(os.pread, fd, 4096, 2 * MIB) == errno.EIO
+        assert len(os.pread(fd, 100_000, 0)) == 100_000
+    finally:
+        os.close(fd)
+    assert status(above)["last_error"] and alive(above) and alive(below)
+    assert above.stderr().count("\n") == 1, above.stderr()
     above.unmount()
