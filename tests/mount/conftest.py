@@ -84,7 +84,8 @@ def program_env(tmp_path):
     reports = tmp_path / "sanitizer"
     reports.mkdir()
     logged = f"log_path={reports}/report:exitcode=99"
-    env = dict(os.environ)
+    # Not the width that pytest-xdist gives its workers, nor anybody's taste in colours.
+    env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
     env.update(
         LC_ALL="C.UTF-8",
         # As installed, where both programs lie in one folder.
@@ -427,6 +428,6 @@ def sharded_model(tmp_path_factory, real_model):
     def cut(folder):
         from huggingface_hub import save_torch_state_dict
         from safetensors.torch import load_file
-        save_torch_state_dict(load_file(real_model), folder, max_shard_size="16MB")
+        save_torch_state_dict(load_file(real_model), folder, max_shard_size=real_model.stat().st_size // 5)
         assert len(models.shards(folder)) > 1
     return once(tmp_path_factory, "sharded", cut)

@@ -142,7 +142,7 @@ def test_wrong_words(run, tmp_path, words, named):
     (["$NOT_SET_ANYWHERE/m", "d"], "NOT_SET_ANYWHERE"), (["~no-such-user/m", "d"], "no-such-user"),
     (["m", "d", "-o", "log_file=$NOT_SET_ANYWHERE"], "NOT_SET_ANYWHERE"), (["m", "${d"], "{d"),
 ])
-def test_wrong_words_to_the_helper(launch, helper_program, program_env, tmp_path, words, named):
+def test_wrong_words_to_the_helper(helper_program, program_env, tmp_path, words, named):
     done = subprocess.run([helper_program("safetensorsfs"), *words], capture_output=True, text=True,
                           cwd=tmp_path, env=program_env)
     assert done.returncode == USAGE and named in done.stderr, done.stderr
@@ -324,7 +324,8 @@ def test_mount_point_through_a_link(launch, small_model, tmp_path):
 
 
 @pytest.mark.parametrize("model, where", [
-    ("small.safetensors", "mnt"), ("./small.safetensors", "./mnt/"), ("mnt/../small.safetensors", "mnt/../mnt"),
+    ("small.safetensors", "mnt"), ("./small.safetensors", "./mnt/"),
+    ("mnt/../small.safetensors", "mnt/../mnt"),
 ])
 def test_relative_paths(launch, small_model, tmp_path, model, where):
     (tmp_path / "mnt").mkdir()
@@ -651,20 +652,21 @@ def test_home_and_variables(launch, helper_program, small_model, tmp_path):
     """No shell has seen what stands in fstab."""
     (tmp_path / "m $x").mkdir()
     made = launch(["${WHERE}/small.safetensors", "~/m \\$x", "-o", "log_file=$WHERE/log"], tmp_path / "m $x",
-                  program=helper_program("safetensorsfs"), env={"HOME": str(tmp_path), "WHERE": str(tmp_path)})
+                  program=helper_program("safetensorsfs"),
+                  env={"HOME": str(tmp_path), "WHERE": str(tmp_path)})
     assert made.status["mountpoint"] == os.path.realpath(tmp_path / "m $x")
     assert (tmp_path / "log").exists()
 
 
 def test_nothing_is_run(launch, helper_program, tmp_path):
-    names = "$(touch run)`touch run`;&|", "a\\b"
+    names, program = ("$(touch run)`touch run`;&|", "a\\b"), helper_program("safetensorsfs")
     for i, name in enumerate(names):
         folder = tmp_path / name
         folder.mkdir()
         models.write_model(folder / "m.safetensors", {"x": ("U8", [1], None)})
         written = str(folder).replace("$", "\\$")
-        program = helper_program("safetensorsfs") if i == 0 else program
-        launch([f"{written}/m.safetensors", tmp_path / f"m{i}"], tmp_path / f"m{i}", program=program, cwd=tmp_path)
+        where = tmp_path / f"m{i}"
+        launch([f"{written}/m.safetensors", where], where, program=program, cwd=tmp_path)
     assert not (tmp_path / "run").exists()
 
 
@@ -684,9 +686,9 @@ def mount8(daemon_path, program_env, helper_program, tmp_path, fuse_device):
         helper_program(type)
 
     def start(script):
-        return subprocess.run(["unshare", "-m", "--propagation", "slave", "sh", "-c", NAMESPACE.format(script)],
-                              capture_output=True, text=True, env=dict(program_env, TMP=str(tmp_path)),
-                              timeout=PATIENCE, cwd=tmp_path)
+        return subprocess.run(["unshare", "-m", "--propagation", "slave", "sh", "-c",
+                               NAMESPACE.format(script)], capture_output=True, text=True, cwd=tmp_path,
+                              env=dict(program_env, TMP=str(tmp_path)), timeout=PATIENCE)
     return start
 
 

@@ -77,7 +77,8 @@ def test_md5sum_in_every_mode(official, mount, options):
 def test_find(mounted):
     folder, wanted = mounted
     assert sorted(lines("find", ".", "-type", "f", cwd=folder)) == sorted(f"./{name}" for name in wanted)
-    sizes = dict(line.split(" ", 1)[::-1] for line in lines("find", ".", "-type", "f", "-printf", "%s %P\n", cwd=folder))
+    sized = lines("find", ".", "-type", "f", "-printf", "%s %P\n", cwd=folder)
+    sizes = dict(line.split(" ", 1)[::-1] for line in sized)
     assert sizes == {name: str(len(data)) for name, data in wanted.items()}
     assert lines("find", ".", "-newermt", "2100-01-01", cwd=folder) == []
     assert len(lines("find", ".", "-name", "*.json", cwd=folder)) == sum(n.endswith(".json") for n in wanted)
@@ -143,7 +144,8 @@ def test_diff_and_cmp(mounted, tmp_path):
         file.seek(len(wanted[largest]) - 1)
         file.write(bytes([wanted[largest][-1] ^ 1]))
     assert tool("diff", "-rq", folder, tmp_path / "copy", check=False).returncode == 1
-    assert f"byte {len(wanted[largest])}" in tool("cmp", folder / largest, tmp_path / "copy" / largest, check=False).stdout
+    differs = tool("cmp", folder / largest, tmp_path / "copy" / largest, check=False)
+    assert differs.returncode == 1 and f"byte {len(wanted[largest])}" in differs.stdout
 
 
 @pytest.mark.parametrize("block, skip, count", [(1, 12345, 100), (4096, 3, 7), (65537, 1, 2), (1 << 20, 0, 3),
@@ -202,7 +204,9 @@ def test_numpy_on_every_tensor(official, mount):
     for name, (dtype, shape, data) in tensors.items():
         sidecar = json.loads((folder / f"{name}.json").read_text())
         loaded = numpy.load(folder / f"{name}.npy", mmap_mode="r")
-        mapped = numpy.memmap(folder / name, dtype=sidecar["descr"], mode="r", shape=tuple(shape)) if data else loaded
+        mapped = loaded
+        if data:
+            mapped = numpy.memmap(folder / name, dtype=sidecar["descr"], mode="r", shape=tuple(shape))
         assert loaded.shape == mapped.shape == tuple(shape)
         assert loaded.tobytes() == mapped.tobytes() == data
         del loaded, mapped
@@ -257,5 +261,7 @@ def test_getfattr(mount, small_model):
     folder = mount(small_model, "xattr").path
     text = tool("getfattr", "-d", "layer.0.bias", cwd=folder).stdout
     assert 'user.safetensors.dtype="BF16"' in text and 'user.safetensors.shape="[24]"' in text
-    assert tool("getfattr", "-n", "user.safetensors.shape", "--only-values", "steps", cwd=folder).stdout == "[]"
-    assert "user.safetensors" not in tool("getfattr", "-d", mount(small_model).path / "steps", check=False).stdout
+    shape = tool("getfattr", "-n", "user.safetensors.shape", "--only-values", "steps", cwd=folder)
+    assert shape.stdout == "[]"
+    without = tool("getfattr", "-d", mount(small_model).path / "steps", check=False)
+    assert "user.safetensors" not in without.stdout

@@ -63,8 +63,8 @@ def data_of(model):
     """{name: (position in the file, bytes)}"""
     header, start = models.read_header(model)
     text = model.read_bytes()
-    return {name: (start + e["data_offsets"][0], text[start + e["data_offsets"][0]:start + e["data_offsets"][1]])
-            for name, e in header.items() if name != "__metadata__"}
+    places = {name: e["data_offsets"] for name, e in header.items() if name != "__metadata__"}
+    return {name: (start + begin, text[start + begin:start + end]) for name, (begin, end) in places.items()}
 
 
 def overwrite(path, position, data):
