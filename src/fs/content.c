@@ -9,7 +9,14 @@
 #include "format/sidecar.h"
 #include "fs/fs.h"
 
-int stfs_fs_sidecar(const struct stfs_tensor_ref *ref, struct stfs_buf *out)
+/*
+ * A shape can have as many dimensions as half the header has bytes: eight bytes each are allowed
+ * once at a time, not once a reader.
+ */
+#define HUGE_RANK 4096
+static pthread_mutex_t huge_shape = PTHREAD_MUTEX_INITIALIZER;
+
+static int put_sidecar(const struct stfs_tensor_ref *ref, struct stfs_buf *out)
 {
 	STFS_AUTO_FREE uint64_t *dims = stfs_model_shape(ref);
 	struct stfs_str long_name = {NULL, 0};
@@ -28,13 +35,37 @@ int stfs_fs_sidecar(const struct stfs_tensor_ref *ref, struct stfs_buf *out)
 				  out);
 }
 
-int stfs_fs_npy_header(const struct stfs_tensor_ref *ref, struct stfs_buf *out)
+static int put_npy_header(const struct stfs_tensor_ref *ref, struct stfs_buf *out)
 {
 	STFS_AUTO_FREE uint64_t *dims = stfs_model_shape(ref);
 
 	if (!dims)
 		return -ENOMEM;
 	return stfs_npy_header((enum stfs_dtype)ref->tensor->dtype, dims, ref->tensor->rank, out);
+}
+
+static int make(const struct stfs_tensor_ref *ref, struct stfs_buf *out,
+		int (*put)(const struct stfs_tensor_ref *ref, struct stfs_buf *out))
+{
+	bool huge = ref->tensor->rank > HUGE_RANK;
+	int r;
+
+	if (huge)
+		pthread_mutex_lock(&huge_shape);
+	r = put(ref, out);
+	if (huge)
+		pthread_mutex_unlock(&huge_shape);
+	return r;
+}
+
+int stfs_fs_sidecar(const struct stfs_tensor_ref *ref, struct stfs_buf *out)
+{
+	return make(ref, out, put_sidecar);
+}
+
+int stfs_fs_npy_header(const struct stfs_tensor_ref *ref, struct stfs_buf *out)
+{
+	return make(ref, out, put_npy_header);
 }
 
 static int add_pair(void *data, struct stfs_str key, struct stfs_str value)

@@ -340,8 +340,10 @@ static int parse_helper(int argc, char **argv, struct stfs_options *options, str
 		case 'h': options->help = true; return 0;
 		case 'V': options->version = true; return 0;
 		case 'o':
-			if (count < 16)
-				lists[count++] = optarg;
+			if (count == sizeof(lists) / sizeof(*lists))
+				return stfs_err_set(err, -EINVAL, STFS_NO_POSITION,
+						    "more than %d lists of options", count);
+			lists[count++] = optarg;
 			break;
 		case 'n': case 'N': case 't': break;
 		default:

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "fs/init_reply.h"
+#include "fs/watch.h"
 
 /* Fewer starve a second reader, more gain nothing on any machine measured (facts). */
 #define THREADS 4
@@ -181,8 +182,10 @@ int stfs_session_mount(struct stfs_fs *fs, struct fuse_session **session, struct
 int stfs_session_serve(struct stfs_fs *fs, struct fuse_session *session)
 {
 	struct fuse_loop_config *config;
+	struct stfs_watch watch;
 	int r;
 
+	stfs_watch_start(&watch, fs, session); /* without it, it has said so */
 	if (fs->options->single_thread) {
 		r = fuse_session_loop(session);
 	} else {
@@ -192,6 +195,7 @@ int stfs_session_serve(struct stfs_fs *fs, struct fuse_session *session)
 		r = fuse_session_loop_mt(session, config);
 		fuse_loop_cfg_destroy(config);
 	}
+	stfs_watch_stop(&watch);
 	fuse_session_unmount(session);
 	fuse_remove_signal_handlers(session);
 	fuse_session_destroy(session);

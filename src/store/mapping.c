@@ -12,6 +12,7 @@ void stfs_mapping_open(struct stfs_mapping *mapping, int fd, uint64_t len)
 
 	mapping->fd = fd;
 	mapping->len = len;
+	atomic_init(&mapping->lost, false);
 	atomic_init(&mapping->served, 0);
 	if (len > 0 && len <= PTRDIFF_MAX)
 		base = stfs_io->mmap(NULL, len, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
@@ -20,14 +21,15 @@ void stfs_mapping_open(struct stfs_mapping *mapping, int fd, uint64_t len)
 
 void stfs_mapping_close(struct stfs_mapping *mapping)
 {
-	if (mapping->base)
+	/* A lost mapping is no longer ours to take away: something else may lie there. */
+	if (mapping->base && !atomic_load(&mapping->lost))
 		stfs_io->munmap(mapping->base, mapping->len);
 	mapping->base = NULL;
 }
 
 const char *stfs_mapping_at(const struct stfs_mapping *mapping, uint64_t offset, uint64_t len)
 {
-	if (!mapping->base || offset > mapping->len || len > mapping->len - offset)
+	if (!mapping->base || atomic_load(&mapping->lost) || offset > mapping->len || len > mapping->len - offset)
 		return NULL;
 	return mapping->base + offset;
 }
@@ -39,8 +41,10 @@ void stfs_mapping_served(struct stfs_mapping *mapping, uint64_t len)
 	/* Exactly one thread sees the sum pass the mark. */
 	if (total >= STFS_MAPPING_RENEW || total + len < STFS_MAPPING_RENEW)
 		return;
-	/* If this fails the old mapping stands and goes on serving; only its page tables stay. */
+	/* When this fails, the kernel may have taken the old mapping away already. */
 	if (stfs_io->mmap(mapping->base, mapping->len, PROT_READ,
 			  MAP_SHARED | MAP_NORESERVE | MAP_FIXED, mapping->fd, 0) == mapping->base)
 		atomic_store_explicit(&mapping->served, 0, memory_order_relaxed);
+	else
+		atomic_store(&mapping->lost, true);
 }

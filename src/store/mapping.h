@@ -13,12 +13,14 @@
 #define STFS_STORE_MAPPING_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #define STFS_MAPPING_RENEW (1ull << 30)
 
 struct stfs_mapping {
 	char *base;   /* NULL when the file could not be mapped: read it with pread instead */
+	_Atomic bool lost; /* it could not be laid anew: nothing may be read at base any more */
 	uint64_t len; /* of the file when it was mapped */
 	int fd;       /* borrowed */
 	_Atomic uint64_t served; /* bytes since it was laid last */

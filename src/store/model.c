@@ -48,8 +48,8 @@ static int read_index(struct stfs_model *model, struct stfs_err *err)
 		return r;
 	r = stfs_index_read(text.data, text.len, &model->index, &why);
 	if (r == -EBADMSG)
-		return stfs_err_set(err, r, why.position, "%s: %s (rule index)", model->resolved.path,
-				    why.message);
+		return stfs_err_set(err, r, why.position, "%s: %s: %s (rule index)", model->resolved.path,
+				    model->resolved.name, why.message);
 	return r;
 }
 

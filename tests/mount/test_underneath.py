@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -471,3 +472,49 @@ def test_cut_that_no_fstat_shows(mount, make_model):
     assert status(above)["last_error"] and alive(above) and alive(below)
     assert above.stderr().count("\n") == 1, above.stderr()
     above.unmount()
+
+
+def listed_mtime(path):
+    """What stat says, from the kernel's cache if it has it."""
+    return path.stat().st_mtime_ns
+
+
+def wait_until(condition, seconds=20):
+    """Looks again and again; whether it came to be."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return condition()
+
+
+def test_a_change_by_another_program_shows_in_the_times(mount, tmp_path):
+    """Attributes are kept by the kernel for ever: the daemon must take them back by itself."""
+    model = tmp_path / "m.safetensors"
+    models.write_model(model, {"w": ("U8", [4096], b"a" * 4096), "v": ("U8", [200000], b"v" * 200000)})
+    mounted = mount(model)
+    before = listed_mtime(mounted.path / "w")
+    with open(model, "r+b") as file:
+        file.seek(-10, os.SEEK_END)
+        file.write(b"z" * 10)
+    assert wait_until(lambda: listed_mtime(mounted.path / "w") != before)
+    assert listed_mtime(mounted.path / "v") == model.stat().st_mtime_ns
+    assert (mounted.path / "v").read_bytes().endswith(b"z" * 10)
+    assert subprocess.run(["stat", "-c", "%Y", mounted.path / "w.npy"], check=True).returncode == 0
+
+
+def test_rsync_sees_a_change_by_another_program(mount, tmp_path):
+    """A second rsync from the mount copies what changed in between, of the same size."""
+    model, copy = tmp_path / "m.safetensors", tmp_path / "copy"
+    models.write_model(model, {"w": ("U8", [4096], b"a" * 4096)})
+    os.utime(model, (1_600_000_000, 1_600_000_000))  # rsync compares whole seconds
+    mounted = mount(model)
+    subprocess.run(["rsync", "-a", f"{mounted.path}/", f"{copy}/"], check=True)
+    before = listed_mtime(mounted.path / "w")
+    with open(model, "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"z")
+    assert wait_until(lambda: listed_mtime(mounted.path / "w") != before)
+    subprocess.run(["rsync", "-a", f"{mounted.path}/", f"{copy}/"], check=True)
+    assert (copy / "w").read_bytes() == b"a" * 4095 + b"z"

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT */
+#include "fs/watch.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/inotify.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/arith.h"
+#include "base/log.h"
+
+/* A writer that never stops must not keep us busy: rest this many times as long as a round took. */
+#define REST_FACTOR 10
+#define REST_LEAST_MS 50
+
+/* Changes of a shard, counted: what was told and what is differ when there is something to tell. */
+static uint64_t changes_of(struct stfs_shard *shard)
+{
+	struct stfs_shard_view view;
+
+	stfs_shard_check(shard);
+	view = stfs_shard_view(shard);
+	return 2 * view.touched + view.stale;
+}
+
+static void tell(struct stfs_watch *watch, fuse_ino_t ino)
+{
+	/* ENOENT: the kernel does not know the inode, so it cannot know it wrongly. */
+	fuse_lowlevel_notify_inval_inode(watch->session, ino, -1, 0);
+}
+
+static void tell_shard(struct stfs_watch *watch, uint32_t number)
+{
+	const struct stfs_model *model = watch->fs->model;
+
+	for (uint32_t id = model->first_id[number]; id < model->first_id[number + 1]; id++)
+		for (int form = STFS_FORM_RAW; form <= STFS_FORM_NPY; form++)
+			tell(watch, stfs_fs_ino(id, (enum stfs_form)form));
+	if (number == 0) { /* these show the times of the first file */
+		tell(watch, STFS_INO_METADATA);
+		tell(watch, STFS_INO_ROOT);
+	}
+}
+
+static void look(struct stfs_watch *watch)
+{
+	for (uint32_t i = 0; i < watch->fs->model->shard_count; i++) {
+		uint64_t changes = changes_of(&watch->fs->model->shards[i]);
+
+		if (changes == watch->told[i])
+			continue;
+		watch->told[i] = changes;
+		tell_shard(watch, i);
+	}
+}
+
+static uint64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* What happened does not matter, only that it did. */
+static void drain(int fd)
+{
+	char events[4096];
+
+	while (read(fd, events, sizeof(events)) > 0)
+		;
+}
+
+/* Waits for an event, or for `timeout` milliseconds: false when it is time to stop. */
+static bool wait_for_event(const struct stfs_watch *watch, int fd, int timeout)
+{
+	struct pollfd fds[2] = {{.fd = watch->stop_fd, .events = POLLIN}, {.fd = fd, .events = POLLIN}};
+
+	while (poll(fds, 2, timeout) < 0 && errno == EINTR)
+		;
+	return !fds[0].revents;
+}
+
+static void *run(void *data)
+{
+	struct stfs_watch *watch = data;
+	int timeout = watch->inotify_fd < 0 ? STFS_WATCH_SECONDS * 1000 : -1;
+	uint64_t start, rest;
+
+	while (wait_for_event(watch, watch->inotify_fd, timeout)) {
+		start = now_ms();
+		if (watch->inotify_fd >= 0)
+			drain(watch->inotify_fd);
+		look(watch);
+		rest = stfs_max_u64(REST_LEAST_MS, REST_FACTOR * (now_ms() - start));
+		if (!wait_for_event(watch, -1, (int)stfs_min_u64(rest, 60000)))
+			break;
+	}
+	return NULL;
+}
+
+/* inotify on every shard, by descriptor: the file that is open, whatever its name is now; or -1. */
+static int open_inotify(const struct stfs_model *model)
+{
+	int fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+	char path[64];
+
+	for (uint32_t i = 0; fd >= 0 && i < model->shard_count; i++) {
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", model->shards[i].fd);
+		if (inotify_add_watch(fd, path, IN_MODIFY | IN_ATTRIB | IN_CLOSE_WRITE) < 0) {
+			close(fd);
+			fd = -1;
+		}
+	}
+	return fd;
+}
+
+static int start_thread(struct stfs_watch *watch)
+{
+	sigset_t all, before;
+	int r;
+
+	/* Signals are for the thread that waits for them. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	r = -pthread_create(&watch->thread, NULL, run, watch);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return r;
+}
+
+int stfs_watch_start(struct stfs_watch *watch, struct stfs_fs *fs, struct fuse_session *session)
+{
+	int r = -ENOMEM;
+
+	*watch = (struct stfs_watch){.fs = fs, .session = session, .inotify_fd = -1, .stop_fd = -1};
+	watch->told = calloc(fs->model->shard_count, sizeof(*watch->told));
+	if (watch->told) {
+		watch->stop_fd = eventfd(0, EFD_CLOEXEC);
+		r = watch->stop_fd < 0 ? -errno : 0;
+	}
+	if (r == 0) {
+		watch->inotify_fd = open_inotify(fs->model);
+		r = start_thread(watch);
+	}
+	watch->running = r == 0;
+	if (r < 0) {
+		stfs_log(STFS_LOG_WARNING, "changes of the model by other programs will not be noticed in time");
+		stfs_watch_stop(watch);
+	}
+	return r;
+}
+
+void stfs_watch_stop(struct stfs_watch *watch)
+{
+	if (watch->running) {
+		eventfd_write(watch->stop_fd, 1);
+		pthread_join(watch->thread, NULL);
+	}
+	watch->running = false;
+	if (watch->inotify_fd >= 0)
+		close(watch->inotify_fd);
+	if (watch->stop_fd >= 0)
+		close(watch->stop_fd);
+	watch->inotify_fd = watch->stop_fd = -1;
+	free(watch->told);
+	watch->told = NULL;
+}
