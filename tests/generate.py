@@ -283,6 +283,11 @@ def sharded_cases():
     yield "sharded-total", ["total-size"], name, made(index(good, 5))
     yield "sharded-not-json", ["index"], name, made(b"{")
     yield "sharded-no-map", ["index"], name, made(b'{"metadata":{}}')
+    yield "sharded-no-file", ["index"], name, made(b'{"weight_map":{}}')
+    yield "sharded-quotes", ["index"], name, made(index(good).replace(b'"', b"'"))
+    yield "sharded-twice", ["index"], name, made(index(good).replace(b'"b"', b'"a"'))
+    yield "sharded-nul", [], name, made(index({"a": one_shard, "\0": two_shard}), second=padded(
+        f'{{"\\u0000":{entry()}}}', b"cd"))
     yield "sharded-up", ["index"], name, made(index({"a": "../m.safetensors"}))
     yield "sharded-below", ["index"], name, made(index({"a": "x/m.safetensors"}))
     yield "sharded-missing-shard", ["shard-unreadable", "tensor-missing"], name, \

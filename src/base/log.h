@@ -11,7 +11,10 @@ enum stfs_log_level { STFS_LOG_ERROR, STFS_LOG_WARNING, STFS_LOG_INFO, STFS_LOG_
 /* `line` has no newline. Called from any thread; must not call back into the library. */
 typedef void stfs_log_sink(enum stfs_log_level level, const char *line, void *data);
 
-/* Not thread-safe: set it before the first thread starts. Messages above `most` are dropped. */
+/*
+ * Messages above `most` are dropped. May be called while other threads log, but by one thread at a
+ * time and only a few times in the life of a program.
+ */
 void stfs_log_set(stfs_log_sink *sink, enum stfs_log_level most, void *data);
 void stfs_log(enum stfs_log_level level, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));

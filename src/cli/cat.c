@@ -31,8 +31,8 @@ static int make_prefix(const struct request *request, const struct stfs_tensor_r
 	if (r == -ENOMEM)
 		stfs_cli_out_of_memory();
 	if (r == -ENOENT)
-		stfs_cli_say("%s: tensor \"%s\": %s elements have %u bits, NumPy has no such arrays; "
-			     "without --npy the raw bytes can be had", path,
+		stfs_cli_say("%s: tensor \"%s\": %s elements have %u bits, NumPy has no such "
+			     "arrays; without --npy the raw bytes can be had", path,
 			     stfs_quote(ref->name, quoted), ref->dtype->name, ref->dtype->bits);
 	else if (r < 0)
 		stfs_cli_say("%s: tensor \"%s\": its shape is too long for a .npy header", path,
@@ -50,8 +50,8 @@ static void make_sidecar(const struct stfs_tensor_ref *ref, struct stfs_buf *out
 
 	if (stfs_name_is_hashed(stfs_str_slice(file, len)))
 		long_name = ref->name;
-	if (!dims || stfs_sidecar_write((enum stfs_dtype)ref->tensor->dtype, dims, ref->tensor->rank,
-					long_name, out) < 0)
+	if (!dims || stfs_sidecar_write((enum stfs_dtype)ref->tensor->dtype, dims,
+					ref->tensor->rank, long_name, out) < 0)
 		stfs_cli_out_of_memory();
 }
 
@@ -93,8 +93,8 @@ static int give(const struct request *request, const char *path, const char *nam
 
 	if (strcmp(request->output, "-") == 0 && !request->sidecar && !request->force &&
 	    stfs_cli_is_terminal()) {
-		stfs_cli_say("%s: raw bytes are not for a terminal: redirect them, or use --output FILE "
-			     "(--force writes them all the same)", path);
+		stfs_cli_say("%s: raw bytes are not for a terminal: redirect them, or use --output "
+			     "FILE (--force writes them all the same)", path);
 		return STFS_EXIT_FAILED;
 	}
 	model = stfs_cli_open(path);

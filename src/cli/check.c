@@ -3,11 +3,11 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "base/escape.h"
 #include "cli/cli.h"
 #include "cli/human.h"
 #include "cli/jsonout.h"
 #include "ops/check.h"
-#include "ops/escape.h"
 
 /* Of a rule, to people. */
 #define NOTES_TOLD 3
@@ -69,14 +69,15 @@ static void add_unread(struct json_object *object, const struct stfs_err *unread
 
 	stfs_jsonout_add_string(object, "error", unread->message);
 	if (unread->code == -EBADMSG &&
-	    stfs_findings_add(&findings, STFS_RULE_INDEX, unread->position, (struct stfs_str){NULL, 0},
-			      "%s", unread->message) < 0)
+	    stfs_findings_add(&findings, STFS_RULE_INDEX, unread->position,
+			      (struct stfs_str){NULL, 0}, "%s", unread->message) < 0)
 		stfs_cli_out_of_memory();
 	add_findings(object, &findings);
 	stfs_findings_free(&findings);
 }
 
-static void print_json(const char *path, const struct stfs_model *model, const struct stfs_check *check)
+static void print_json(const char *path, const struct stfs_model *model,
+		       const struct stfs_check *check)
 {
 	struct json_object *object = stfs_jsonout_object(), *files = stfs_jsonout_array();
 
@@ -93,6 +94,17 @@ static void print_json(const char *path, const struct stfs_model *model, const s
 		add_unread(object, &model->unread);
 	else
 		add_findings(object, &model->findings);
+	stfs_jsonout_print(object, true, stdout);
+}
+
+/* The store failed, which says nothing of the model; several make an array without gaps. */
+static void print_unopened(const char *path, const struct stfs_err *err)
+{
+	struct json_object *object = stfs_jsonout_object();
+
+	stfs_jsonout_add_string(object, "model", path);
+	stfs_jsonout_add_string(object, "verdict", stfs_verdict_name(STFS_VERDICT_UNREADABLE));
+	stfs_jsonout_add_string(object, "error", err->message);
 	stfs_jsonout_print(object, true, stdout);
 }
 
@@ -137,15 +149,18 @@ static void tell_findings(const struct stfs_findings *findings)
 			const struct stfs_rule_info *rule = stfs_rule_info((enum stfs_rule)i);
 
 			if ((int)rule->level == level && findings->counts[i] > told[i])
-				printf("  and %zu more of %s\n", findings->counts[i] - told[i], rule->name);
+				printf("  and %zu more of %s\n", findings->counts[i] - told[i],
+				       rule->name);
 		}
 	}
 }
 
 static void tell_lookalike(const struct stfs_check_file *file)
 {
-	const char *like = file->verdict == STFS_VERDICT_REFUSED ? stfs_check_lookalike(file->shard) : NULL;
+	const char *like = NULL;
 
+	if (file->verdict == STFS_VERDICT_REFUSED)
+		like = stfs_check_lookalike(file->shard);
 	if (like)
 		printf("  It looks like %s.\n", like);
 }
@@ -160,7 +175,8 @@ static void tell_file(const struct stfs_check_file *file)
 		stfs_buf_puts(&line, strerror(-file->shard->status));
 	} else {
 		stfs_human_size(file->shard->size, false, &line);
-		stfs_buf_printf(&line, ", %" PRIu32 " tensor%s", file->tensors, file->tensors == 1 ? "" : "s");
+		stfs_buf_printf(&line, ", %" PRIu32 " tensor%s", file->tensors,
+				file->tensors == 1 ? "" : "s");
 	}
 	stfs_buf_putc(&line, ')');
 	text = stfs_buf_cstr(&line);
@@ -171,15 +187,32 @@ static void tell_file(const struct stfs_check_file *file)
 	tell_lookalike(file);
 }
 
+/* What to do, in lines of 80 columns. */
+static const char advice_usable[] =
+	"  It can be used: the official loader takes it and so do we, though the format's\n"
+	"  specification does not say so. Saved anew by the official library it is clean.";
+static const char advice_ambiguous[] =
+	"  The official loader would take it, but readers disagree on what it means, so\n"
+	"  it is refused here. Load it with the official library and save it anew.";
+static const char advice_complete[] =
+	"  The official loader refuses it, but its tensors are all there. To read them, mount\n"
+	"  it or use `stfs cat` (read-only), and save them to a new file.";
+static const char advice_cut[] =
+	"  The official loader refuses it, and nothing in it can be read: the file ends\n"
+	"  before its header does. If it was downloaded, fetch it again.";
+static const char advice_lost[] =
+	"  The official loader refuses it, and nothing in it can be trusted: get it anew\n"
+	"  from its source, or repair the program that wrote it.";
+
 /* How many of its tensors can be had, and by what. */
 static void advise_tolerant(const struct stfs_check *check)
 {
 	if (check->intact == check->tensors)
-		puts("  The official loader refuses it, but its tensors are all there. To read them, mount\n"
-		     "  it or use `stfs cat` (read-only), and save them to a new file.");
+		puts(advice_complete);
 	else
-		printf("  The official loader refuses it, but %" PRIu32 " of %" PRIu32 " tensors are complete. "
-		       "To read\n  those, mount it or use `stfs cat` (read-only). For the rest, fetch it "
+		printf("  The official loader refuses it, but %" PRIu32 " of %" PRIu32
+		       " tensors are complete. To read\n"
+		       "  those, mount it or use `stfs cat` (read-only). For the rest, fetch it "
 		       "again.\n", check->intact, check->tensors);
 }
 
@@ -198,21 +231,15 @@ static void advise(const struct stfs_check *check)
 	case STFS_VERDICT_CLEAN:
 		break;
 	case STFS_VERDICT_DEVIATIONS:
-		puts("  It can be used: the official loader takes it and so do we, though the format's\n"
-		     "  specification does not say so. Saved anew by the official library it is clean.");
+		puts(advice_usable);
 		break;
 	case STFS_VERDICT_REFUSED:
-		if (check->official)
-			puts("  The official loader would take it, but readers disagree on what it means, so\n"
-			     "  it is refused here. Load it with the official library and save it anew.");
-		else if (check->tolerant)
+		if (check->tolerant && !check->official)
 			advise_tolerant(check);
-		else if (breaks(check, STFS_RULE_HEADER_BEYOND_FILE))
-			puts("  The official loader refuses it, and nothing in it can be read: the file ends\n"
-			     "  before its header does. If it was downloaded, fetch it again.");
 		else
-			puts("  The official loader refuses it, and nothing in it can be trusted: get it anew\n"
-			     "  from its source, or repair the program that wrote it.");
+			puts(check->official                                 ? advice_ambiguous
+			     : breaks(check, STFS_RULE_HEADER_BEYOND_FILE) ? advice_cut
+									   : advice_lost);
 		break;
 	case STFS_VERDICT_UNREADABLE:
 		puts("  No verdict: a file could not be read.");
@@ -225,7 +252,8 @@ static void tell(const char *path, const struct stfs_model *model, const struct 
 	STFS_AUTO_BUF struct stfs_buf line = STFS_BUF_INIT;
 
 	if (model->unread.code < 0) {
-		stfs_buf_printf(&line, "%s: %s", stfs_verdict_name(check->verdict), model->unread.message);
+		stfs_buf_printf(&line, "%s: %s", stfs_verdict_name(check->verdict),
+				model->unread.message);
 		if (!stfs_buf_cstr(&line))
 			stfs_cli_out_of_memory();
 		print_line("", line.data);
@@ -233,7 +261,8 @@ static void tell(const char *path, const struct stfs_model *model, const struct 
 	}
 	stfs_buf_printf(&line, "%s: %s (%" PRIu32 " file%s, %" PRIu32 " tensor%s)", path,
 			stfs_verdict_name(check->verdict), check->file_count,
-			check->file_count == 1 ? "" : "s", check->tensors, check->tensors == 1 ? "" : "s");
+			check->file_count == 1 ? "" : "s", check->tensors,
+			check->tensors == 1 ? "" : "s");
 	if (!stfs_buf_cstr(&line))
 		stfs_cli_out_of_memory();
 	print_line("", line.data);
@@ -245,7 +274,8 @@ static void tell(const char *path, const struct stfs_model *model, const struct 
 	} else {
 		tell_findings(&model->findings);
 		for (uint32_t i = 0; i < check->file_count; i++)
-			if (check->files[i].verdict != STFS_VERDICT_CLEAN || check->files[i].shard->findings.count)
+			if (check->files[i].verdict != STFS_VERDICT_CLEAN ||
+			    check->files[i].shard->findings.count)
 				tell_file(&check->files[i]);
 	}
 	advise(check);
@@ -262,7 +292,14 @@ static enum stfs_verdict check_one(const char *path, enum format format)
 	enum stfs_verdict verdict;
 	struct stfs_check check;
 
-	if (stfs_model_open(path, STFS_OPEN_JUDGE, &model, &err) < 0 || stfs_check_make(model, &check) < 0)
+	if (stfs_model_open(path, STFS_OPEN_JUDGE, &model, &err) < 0) {
+		if (format == FORMAT_JSON)
+			print_unopened(path, &err);
+		if (format != FORMAT_QUIET)
+			stfs_cli_say("%s", err.message);
+		return STFS_VERDICT_UNREADABLE;
+	}
+	if (stfs_check_make(model, &check) < 0)
 		stfs_cli_out_of_memory();
 	if (format == FORMAT_JSON)
 		print_json(path, model, &check);
@@ -276,7 +313,8 @@ static enum stfs_verdict check_one(const char *path, enum format format)
 static int run(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{"json", no_argument, NULL, 'j'}, {"quiet", no_argument, NULL, 'q'}, STFS_CLI_HELP, {0}};
+		{"json", no_argument, NULL, 'j'}, {"quiet", no_argument, NULL, 'q'},
+		STFS_CLI_HELP, {0}};
 	enum stfs_verdict verdict, worst = STFS_VERDICT_CLEAN;
 	enum format format = FORMAT_PEOPLE;
 	bool several;

@@ -24,7 +24,8 @@ static void scaled(uint64_t number, double base, const char *const units[], stru
 
 void stfs_human_size(uint64_t bytes, bool exact, struct stfs_buf *out)
 {
-	static const char *const units[] = {" B", " KiB", " MiB", " GiB", " TiB", " PiB", " EiB", NULL};
+	static const char *const units[] = {" B", " KiB", " MiB", " GiB",
+					    " TiB", " PiB", " EiB", NULL};
 
 	if (exact)
 		stfs_buf_printf(out, "%" PRIu64, bytes);

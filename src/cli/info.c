@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 #include <inttypes.h>
 
+#include "base/escape.h"
 #include "cli/cli.h"
 #include "cli/human.h"
 #include "cli/jsonout.h"
 #include "cli/table.h"
 #include "format/sidecar.h"
-#include "ops/escape.h"
 #include "ops/summary.h"
 
 /* Of a metadata value where there is no terminal to fit. */
@@ -14,7 +14,8 @@
 
 static const struct stfs_column facts_columns[] = {{"", .right = false}, {"", .shrinks = true}};
 static const struct stfs_column dtype_columns[] = {
-	{"dtype"}, {"tensors", .right = true}, {"parameters", .right = true}, {"size", .right = true},
+	{"dtype"}, {"tensors", .right = true},
+	{"parameters", .right = true}, {"size", .right = true},
 	{"share", .right = true}};
 static const struct stfs_column largest_columns[] = {
 	{"largest", .shrinks = true}, {"dtype"}, {"shape"}, {"size", .right = true},
@@ -41,7 +42,8 @@ static void tell_files(const struct stfs_model *model, const struct stfs_summary
 	struct stfs_buf *out = &table->text;
 
 	add_text(table, "model", stfs_str_from(model->resolved.path));
-	add_text(table, model->resolved.is_index ? "index" : "file", stfs_str_from(model->resolved.name));
+	add_text(table, model->resolved.is_index ? "index" : "file",
+		 stfs_str_from(model->resolved.name));
 	stfs_table_put(table, "size");
 	stfs_human_size(summary->file_bytes, false, out);
 	stfs_buf_puts(out, " (");
@@ -159,7 +161,8 @@ static int add_pair(void *data, struct stfs_str key, struct stfs_str value)
 	stfs_escape(key, STFS_ESCAPE_NAME, &table->text);
 	stfs_table_cell(table);
 	for (size_t i = 0; i < len; i++)
-		stfs_buf_putc(&line, value.ptr[i] == '\n' || value.ptr[i] == '\t' ? ' ' : value.ptr[i]);
+		stfs_buf_putc(&line, value.ptr[i] == '\n' || value.ptr[i] == '\t' ? ' '
+									     : value.ptr[i]);
 	stfs_escape(stfs_buf_str(&line), STFS_ESCAPE_LINE, &table->text);
 	if (len < value.len)
 		stfs_buf_printf(&table->text, "... (%zu bytes)", value.len);
@@ -180,7 +183,8 @@ static void tell_metadata(const struct stfs_model *model)
 	if (stfs_model_metadata(model, add_pair, &table) < 0)
 		stfs_cli_out_of_memory();
 	puts("\nmetadata");
-	if (stfs_table_print(&table, stfs_cli_width() ? stfs_cli_width() : 2 * VALUE_WIDTH, stdout) < 0)
+	if (stfs_table_print(&table, stfs_cli_width() ? stfs_cli_width() : 2 * VALUE_WIDTH,
+			     stdout) < 0)
 		stfs_cli_out_of_memory();
 }
 
@@ -234,7 +238,8 @@ static struct json_object *files_json(const struct stfs_model *model)
 
 		stfs_jsonout_add_string(file, "file", shard->name);
 		stfs_jsonout_add_number(file, "size", shard->size);
-		stfs_jsonout_add_number(file, "header_bytes", stfs_header_data_start(shard->header));
+		stfs_jsonout_add_number(file, "header_bytes",
+					stfs_header_data_start(shard->header));
 		stfs_jsonout_add_number(file, "slack", shard->header->slack);
 		stfs_jsonout_add_number(file, "tensors", shard->header->count);
 		stfs_jsonout_append(files, file);
@@ -288,7 +293,8 @@ static void print_json(const struct stfs_model *model, const struct stfs_summary
 
 static int run(int argc, char **argv)
 {
-	static const struct option options[] = {{"json", no_argument, NULL, 'j'}, STFS_CLI_HELP, {0}};
+	static const struct option options[] = {
+		{"json", no_argument, NULL, 'j'}, STFS_CLI_HELP, {0}};
 	STFS_AUTO_MODEL struct stfs_model *model = NULL;
 	struct stfs_summary summary;
 	bool json = false;

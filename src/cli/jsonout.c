@@ -112,8 +112,9 @@ static void write_safely(const char *json, size_t len, FILE *out)
 			break;
 		width = stfs_utf8_width(json + at, len - at);
 		if (width == 3)
-			fprintf(out, "\\u%04x", (json[at] & 0xfu) << 12 | (json[at + 1] & 0x3fu) << 6 |
-							(json[at + 2] & 0x3fu));
+			fprintf(out, "\\u%04x",
+				(json[at] & 0xfu) << 12 | (json[at + 1] & 0x3fu) << 6 |
+					(json[at + 2] & 0x3fu));
 		else if (width == 2)
 			fprintf(out, "\\u%04x", (json[at] & 0x1fu) << 6 | (json[at + 1] & 0x3fu));
 		else
@@ -136,7 +137,8 @@ static void print(struct json_object *object, int flags, FILE *out)
 void stfs_jsonout_print(struct json_object *object, bool pretty, FILE *out)
 {
 	print(object, JSON_C_TO_STRING_NOSLASHESCAPE |
-		      (pretty ? JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED : JSON_C_TO_STRING_PLAIN),
+		      (pretty ? JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED
+			      : JSON_C_TO_STRING_PLAIN),
 	      out);
 	putc('\n', out);
 }

@@ -26,8 +26,8 @@ void stfs_jsonout_append(struct json_object *array, struct json_object *value);
 struct json_object *stfs_jsonout_tensor(const struct stfs_tensor_ref *ref);
 
 /*
- * Prints it, on one line or (`pretty`) on many, with a newline; frees it. Characters that a terminal
- * would obey are written as \uXXXX.
+ * Prints it, on one line or (`pretty`) on many, with a newline; frees it. Characters that a
+ * terminal would obey are written as \uXXXX.
  */
 void stfs_jsonout_print(struct json_object *object, bool pretty, FILE *out);
 /* The same without the newline, for elements of an array that is printed piece by piece. */

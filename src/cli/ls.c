@@ -3,11 +3,11 @@
 #include <stdlib.h>
 
 #include "base/cleanup.h"
+#include "base/escape.h"
 #include "cli/cli.h"
 #include "cli/human.h"
 #include "cli/jsonout.h"
 #include "cli/table.h"
-#include "ops/escape.h"
 #include "ops/select.h"
 
 enum sort { SORT_NAME, SORT_SIZE, SORT_OFFSET };
@@ -238,7 +238,8 @@ static int take(struct listing *listing, int c, char **argv)
 	case OPT_EXCLUDE: add_pattern(&listing->exclude, optarg); break;
 	case OPT_SORT:
 		if (parse_sort(optarg, &listing->sort) < 0)
-			return stfs_cli_usage(&stfs_verb_ls, "ls: --sort is name, size or offset, not %s",
+			return stfs_cli_usage(&stfs_verb_ls,
+					      "ls: --sort is name, size or offset, not %s",
 					      optarg);
 		break;
 	default: return stfs_cli_option(&stfs_verb_ls, c, argv);

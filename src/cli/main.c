@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
-#include <fcntl.h>
 #include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "base/log.h"
+#include "base/streams.h"
 #include "cli/cli.h"
 #include "ops/near.h"
 
@@ -120,18 +119,6 @@ static int finish(int code)
 	return STFS_EXIT_FAILED;
 }
 
-/* A model must not be opened as descriptor 1 because the caller closed that. */
-static void occupy_standard_descriptors(void)
-{
-	int fd;
-
-	do
-		fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	while (fd >= 0 && fd <= STDERR_FILENO);
-	if (fd >= 0)
-		close(fd);
-}
-
 static void log_line(enum stfs_log_level level, const char *line, void *data)
 {
 	stfs_cli_say("%s", line);
@@ -139,7 +126,9 @@ static void log_line(enum stfs_log_level level, const char *line, void *data)
 
 int main(int argc, char **argv)
 {
-	occupy_standard_descriptors();
+	if (stfs_streams_fill() < 0)
+		return STFS_EXIT_FAILED; /* with nowhere to say so */
+	stfs_raise_file_limit();
 	/* Only for the width of characters and for patterns; what we write is UTF-8 in any case. */
 	if (!setlocale(LC_CTYPE, "") || MB_CUR_MAX == 1)
 		setlocale(LC_CTYPE, "C.UTF-8");

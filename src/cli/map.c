@@ -6,9 +6,9 @@
 #include <stdlib.h>
 
 #include "base/cleanup.h"
+#include "base/escape.h"
 #include "cli/cli.h"
 #include "cli/jsonout.h"
-#include "ops/escape.h"
 
 #define FULL "\xe2\x96\x88"
 #define DOT "\xc2\xb7"
@@ -148,13 +148,14 @@ static int make_map(const struct stfs_model *model, struct stfs_map *map)
 		struct stfs_map_file *file = &map->files[map->count];
 
 		if (shard->status < 0) {
-			stfs_cli_say("%s: %s: %s", model->resolved.path, shard->name, strerror(-shard->status));
+			stfs_cli_say("%s: %s: %s", model->resolved.path, shard->name,
+				     strerror(-shard->status));
 			code = STFS_EXIT_FAILED;
 			continue;
 		}
 		if (stfs_findings_level(&shard->findings) >= STFS_LEVEL_REFUSED)
-			stfs_cli_say("%s: %s: is refused (`stfs check` says why); the map shows what its header "
-				     "claims", model->resolved.path, shard->name);
+			stfs_cli_say("%s: %s: is refused (`stfs check` says why); the map shows "
+				     "what its header claims", model->resolved.path, shard->name);
 		file->shard = shard;
 		if (stfs_segments_make(shard, &file->segments) < 0)
 			stfs_cli_out_of_memory();
@@ -188,17 +189,20 @@ static void print_segment(const struct stfs_map_file *file, const struct stfs_se
 static void print_json(const struct stfs_map *map)
 {
 	fputs("{\"model\":", stdout);
-	stfs_jsonout_print_element(stfs_jsonout_text(stfs_str_from(map->model->resolved.path)), stdout);
+	stfs_jsonout_print_element(stfs_jsonout_text(stfs_str_from(map->model->resolved.path)),
+				   stdout);
 	fputs(",\"files\":[", stdout);
 	for (uint32_t f = 0; f < map->count; f++) {
 		const struct stfs_map_file *file = &map->files[f];
 		struct json_object *totals = stfs_jsonout_object();
 
 		for (int k = 0; k < STFS_SEGMENT_KINDS; k++)
-			stfs_jsonout_add_number(totals, stfs_segment_name((enum stfs_segment_kind)k),
+			stfs_jsonout_add_number(totals,
+						stfs_segment_name((enum stfs_segment_kind)k),
 						file->segments.totals[k]);
 		fputs(f ? ",\n{\"file\":" : "\n{\"file\":", stdout);
-		stfs_jsonout_print_element(stfs_jsonout_text(stfs_str_from(file->shard->name)), stdout);
+		stfs_jsonout_print_element(stfs_jsonout_text(stfs_str_from(file->shard->name)),
+					   stdout);
 		printf(",\"size\":%" PRIu64 ",\"totals\":", file->shard->size);
 		stfs_jsonout_print_element(totals, stdout);
 		fputs(",\"segments\":[", stdout);
@@ -248,8 +252,10 @@ static int draw(const struct request *request, const char *path)
 	struct stfs_err err = STFS_ERR_INIT;
 	int code, written;
 
-	if (stfs_model_open(path, STFS_OPEN_JUDGE, &model, &err) < 0)
-		stfs_cli_out_of_memory();
+	if (stfs_model_open(path, STFS_OPEN_JUDGE, &model, &err) < 0) {
+		stfs_cli_say("%s", err.message);
+		return STFS_EXIT_FAILED;
+	}
 	if (model->unread.code < 0) {
 		stfs_cli_say("%s", model->unread.message);
 		return STFS_EXIT_FAILED;
@@ -271,7 +277,8 @@ enum { OPT_SVG = STFS_CLI_LONG, OPT_WIDTH };
 static int run(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{"svg", required_argument, NULL, OPT_SVG}, {"width", required_argument, NULL, OPT_WIDTH},
+		{"svg", required_argument, NULL, OPT_SVG},
+		{"width", required_argument, NULL, OPT_WIDTH},
 		{"json", no_argument, NULL, 'j'}, STFS_CLI_HELP, {0}};
 	struct request request = {0};
 	char *end = NULL;
@@ -285,7 +292,8 @@ static int run(int argc, char **argv)
 		case OPT_WIDTH:
 			width = strtol(optarg, &end, 10);
 			if (end == optarg || *end || width < 10 || width > 1000)
-				return stfs_cli_usage(&stfs_verb_map, "map: --width is a number from 10 to 1000");
+				return stfs_cli_usage(&stfs_verb_map,
+						      "map: --width is a number from 10 to 1000");
 			request.width = (unsigned)width;
 			break;
 		default: return stfs_cli_option(&stfs_verb_map, c, argv);

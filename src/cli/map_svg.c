@@ -9,11 +9,11 @@
 
 #include "base/arith.h"
 #include "base/cleanup.h"
+#include "base/escape.h"
 #include "base/utf8.h"
 #include "cli/human.h"
 #include "cli/map.h"
 #include "cli/table.h"
-#include "ops/escape.h"
 
 #define LEFT 96.0     /* of the bars: the offsets stand before */
 #define BAR 1000.0    /* length of a row */
@@ -50,8 +50,9 @@ static void put_text(struct picture *picture, struct stfs_str text)
 		case '>': fputs("&gt;", picture->out); break;
 		case '"': fputs("&quot;", picture->out); break;
 		default:
-			if (width == 0 || (width == 3 && memcmp(text.ptr + at, "\xef\xbf", 2) == 0 &&
-					   (unsigned char)text.ptr[at + 2] >= 0xbe))
+			if (width == 0 ||
+			    (width == 3 && memcmp(text.ptr + at, "\xef\xbf", 2) == 0 &&
+			     (unsigned char)text.ptr[at + 2] >= 0xbe))
 				fputs("\xef\xbf\xbd", picture->out);
 			else
 				fwrite(text.ptr + at, 1, width, picture->out);
@@ -107,7 +108,8 @@ static void put_caption(struct picture *picture, const struct paint *paint, doub
 	STFS_AUTO_BUF struct stfs_buf text = STFS_BUF_INIT;
 	unsigned colour = stfs_map_class(paint->class)->colour;
 	/* Rec. 601 luma: dark letters on light ground. */
-	bool light = 299 * (colour >> 16 & 0xff) + 587 * (colour >> 8 & 0xff) + 114 * (colour & 0xff) > 150000;
+	bool light = 299 * (colour >> 16 & 0xff) + 587 * (colour >> 8 & 0xff) +
+		     114 * (colour & 0xff) > 150000;
 
 	if (width < CAPTION_LEAST)
 		return;
@@ -135,7 +137,8 @@ static void put_title(struct picture *picture, const struct paint *paint)
 		const struct stfs_tensor *tensor = &header->tensors[first->tensor];
 		struct stfs_tensor_ref ref = {.shard = paint->file->shard, .tensor = tensor};
 
-		stfs_buf_printf(&text, "\n%s ", stfs_dtype_info((enum stfs_dtype)tensor->dtype)->name);
+		stfs_buf_printf(&text, "\n%s ",
+				stfs_dtype_info((enum stfs_dtype)tensor->dtype)->name);
 		stfs_human_shape(&ref, &text);
 	}
 	stfs_buf_putc(&text, '\n');
@@ -164,7 +167,8 @@ static void put_run(struct picture *picture, const struct paint *paint, double f
 		picture->y = top + (double)row * PITCH;
 		if (width > 0.01)
 			fprintf(picture->out,
-				"<rect x=\"%.2f\" y=\"%.1f\" width=\"%.2f\" height=\"%.0f\" fill=\"%s\"%s/>",
+				"<rect x=\"%.2f\" y=\"%.1f\" width=\"%.2f\" height=\"%.0f\" "
+				"fill=\"%s\"%s/>",
 				LEFT + x, picture->y, width, ROW, fill_of(paint, colour),
 				width < 3 ? "" : class);
 		if (!captioned && width >= CAPTION_LEAST) {
@@ -185,11 +189,14 @@ static void put_runs(struct picture *picture, const struct stfs_map_file *file)
 	for (size_t at = 0; at < file->segments.count;) {
 		struct stfs_map_run run = stfs_map_run_at(file, at, least);
 		struct paint paint = {.file = file, .run = &run,
-				      .class = stfs_map_class_of(file, &file->segments.items[run.largest])};
+				      .class = stfs_map_class_of(
+					      file, &file->segments.items[run.largest])};
 
 		at = run.last + 1;
-		if (run.end > run.begin && !stfs_segment_is_fault(file->segments.items[run.first].kind))
-			put_run(picture, &paint, (double)run.begin * scale, (double)run.end * scale);
+		if (run.end > run.begin &&
+		    !stfs_segment_is_fault(file->segments.items[run.first].kind))
+			put_run(picture, &paint, (double)run.begin * scale,
+				(double)run.end * scale);
 	}
 }
 
@@ -203,7 +210,8 @@ static void put_marks(struct picture *picture, const struct stfs_map_file *file)
 		struct stfs_map_run run = stfs_map_run_at(file, at, 0);
 		enum stfs_segment_kind kind = file->segments.items[run.first].kind;
 		struct paint paint = {.file = file, .run = &run, .fault = true,
-				      .class = stfs_map_class_of(file, &file->segments.items[run.first])};
+				      .class = stfs_map_class_of(
+					      file, &file->segments.items[run.first])};
 
 		at = run.last + 1;
 		paint.fault = stfs_segment_is_fault(kind);
@@ -248,7 +256,8 @@ static void put_file(struct picture *picture, const struct stfs_map_file *file)
 	for (uint64_t row = 0; row < rows; row++) {
 		stfs_buf_clear(&text);
 		stfs_human_size((uint64_t)((double)row * picture->row_bytes), false, &text);
-		put_label(picture, LEFT - 8, top + (double)row * PITCH + ROW / 2 + 4, "offset", &text);
+		put_label(picture, LEFT - 8, top + (double)row * PITCH + ROW / 2 + 4, "offset",
+			  &text);
 	}
 	put_runs(picture, file);
 	put_marks(picture, file);
@@ -274,7 +283,9 @@ static void put_legend(struct picture *picture)
 			x = LEFT;
 			picture->y += 22;
 		}
-		fprintf(picture->out, "<rect x=\"%.1f\" y=\"%.1f\" width=\"14\" height=\"14\" rx=\"2\" fill=\"", x,
+		fprintf(picture->out,
+			"<rect x=\"%.1f\" y=\"%.1f\" width=\"14\" height=\"14\" rx=\"2\" "
+			"fill=\"", x,
 			picture->y);
 		if (i < STFS_DTYPE_COUNT || !stfs_segment_is_fault((enum stfs_segment_kind)kind))
 			fprintf(picture->out, "#%06x\"/>\n", stfs_map_class(i)->colour);
@@ -289,7 +300,8 @@ static void put_legend(struct picture *picture)
 }
 
 static const char style[] =
-	"<style>text{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,\"DejaVu Sans Mono\",monospace;"
+	"<style>text{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"
+	"\"DejaVu Sans Mono\",monospace;"
 	"font-size:11px;fill:#24292f}.head{font-size:17px;font-weight:600}.sub{fill:#57606a}"
 	".file{font-weight:600}.offset{text-anchor:end;fill:#6e7781;font-size:10px}"
 	".caption{font-size:10.5px;fill:#fff;pointer-events:none}.dark{fill:#1c2128}"
@@ -379,7 +391,8 @@ int stfs_map_svg(const struct stfs_map *map, FILE *out)
 	if (fclose(picture.out) != 0 || picture.r < 0)
 		return -ENOMEM;
 	fprintf(out,
-		"<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" width=\"%.0f\">\n%s"
+		"<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" "
+		"width=\"%.0f\">\n%s"
 		"<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n",
 		LEFT + BAR + 28, picture.y + 12, LEFT + BAR + 28, style);
 	fwrite(body, 1, len, out);

@@ -3,11 +3,11 @@
 #include <inttypes.h>
 
 #include "base/arith.h"
+#include "base/escape.h"
 #include "cli/cli.h"
 #include "cli/human.h"
 #include "cli/map.h"
 #include "cli/table.h"
-#include "ops/escape.h"
 
 #define DEFAULT_WIDTH 78
 #define LINES_ALONE 4 /* of cells, where there is one file */
@@ -50,7 +50,8 @@ static struct cell look(struct painter *painter, uint64_t begin, uint64_t end)
 		painter->at++;
 	for (size_t i = painter->at; i < segments->count && segments->items[i].begin < end; i++) {
 		const struct stfs_segment *segment = &segments->items[i];
-		uint64_t bytes = stfs_min_u64(segment->end, end) - stfs_max_u64(segment->begin, begin);
+		uint64_t bytes =
+			stfs_min_u64(segment->end, end) - stfs_max_u64(segment->begin, begin);
 		bool is_fault = stfs_segment_is_fault(segment->kind);
 
 		if (segment->end <= begin || (fault && !is_fault))
@@ -74,7 +75,8 @@ static struct cell look(struct painter *painter, uint64_t begin, uint64_t end)
 /* 24 bits to the 6x6x6 cube that every terminal with colours has. */
 static unsigned cube(unsigned colour)
 {
-	unsigned red = ((colour >> 16 & 0xff) * 5 + 127) / 255, green = ((colour >> 8 & 0xff) * 5 + 127) / 255,
+	unsigned red = ((colour >> 16 & 0xff) * 5 + 127) / 255,
+		 green = ((colour >> 8 & 0xff) * 5 + 127) / 255,
 		 blue = ((colour & 0xff) * 5 + 127) / 255;
 
 	return 16 + 36 * red + 6 * green + blue;
@@ -101,7 +103,8 @@ static void print_bar(const struct stfs_map *map, const struct stfs_map_file *fi
 	painter.cells = (uint64_t)((unsigned __int128)most * painter.length / map->longest);
 	painter.cells = stfs_max_u64(stfs_min_u64(painter.cells, painter.length), 1);
 	for (uint64_t i = 0; i < painter.cells; i++) {
-		print_mark(&painter, look(&painter, cell_start(&painter, i), cell_start(&painter, i + 1)));
+		print_mark(&painter, look(&painter, cell_start(&painter, i),
+					  cell_start(&painter, i + 1)));
 		if ((i + 1) % width == 0 || i + 1 == painter.cells)
 			putchar('\n');
 	}
@@ -150,7 +153,8 @@ static void add_row(struct stfs_table *table, const struct stfs_map_file *file,
 static void print_segments(const struct stfs_map_file *file)
 {
 	static const struct stfs_column columns[] = {
-		{"offset", .right = true}, {"size", .right = true}, {"dtype"}, {"what", .shrinks = true}};
+		{"offset", .right = true}, {"size", .right = true}, {"dtype"},
+		{"what", .shrinks = true}};
 	struct stfs_table table = STFS_TABLE_INIT(columns);
 	uint64_t least = stfs_segments_end(&file->segments) / 32;
 	size_t rows = 0, at = 0;
@@ -187,7 +191,8 @@ static void print_title(const struct stfs_map_file *file)
 void stfs_map_print(const struct stfs_map *map, unsigned width)
 {
 	if (!width)
-		width = stfs_cli_width() ? (unsigned)stfs_min_u64(stfs_cli_width() - 1, 120) : DEFAULT_WIDTH;
+		width = stfs_cli_width() ? (unsigned)stfs_min_u64(stfs_cli_width() - 1, 120)
+					 : DEFAULT_WIDTH;
 	for (uint32_t i = 0; i < map->count; i++) {
 		print_title(&map->files[i]);
 		if (map->files[i].segments.count)

@@ -12,14 +12,16 @@
 #define DAEMON "safetensorsfs"
 
 /*
- * Whether FUSE can be used at all, as far as that can be told beforehand. The device must be open to
- * the user: fusermount3 opens it with the user's rights, not its own.
+ * Whether FUSE can be used at all, as far as that can be told beforehand; what the daemon asks too
+ * (fs/session.c, check_device), with more advice. The device must be open to the user: fusermount3
+ * drops its rights to open it, so that EACCES stands in its way as well. Want of descriptors says
+ * nothing of the device.
  */
 static bool fuse_is_usable(void)
 {
 	STFS_AUTO_FD int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
 
-	if (fd >= 0)
+	if (fd >= 0 || errno == EMFILE || errno == ENFILE)
 		return true;
 	stfs_cli_say("/dev/fuse: %s: %s cannot mount", strerror(errno),
 		     errno == EACCES ? "this user" : "this system (a container?)");

@@ -20,8 +20,8 @@ struct stfs_model *stfs_cli_open(const char *path)
 	else if (r < 0)
 		stfs_cli_say("%s", err.message);
 	else if (model->tolerated)
-		stfs_cli_say("%s: the official loader refuses this model; shown is what can be read all "
-			     "the same (`stfs check` says why)", path);
+		stfs_cli_say("%s: the official loader refuses this model; shown is what can be "
+			     "read all the same (`stfs check` says why)", path);
 	return model;
 }
 
@@ -38,7 +38,8 @@ uint32_t stfs_cli_find(const struct stfs_model *model, const char *name)
 	count = stfs_near_tensors(model, stfs_str_from(name), ids);
 	for (size_t i = 0; i < count; i++)
 		if (stfs_model_tensor(model, ids[i], &ref))
-			stfs_buf_printf(&near, "%s\"%s\"", i ? ", " : "", stfs_quote(ref.name, quoted));
+			stfs_buf_printf(&near, "%s\"%s\"", i ? ", " : "",
+					stfs_quote(ref.name, quoted));
 	stfs_cli_say("%s: no tensor \"%s\"%s%s%s", model->resolved.path,
 		     stfs_quote(stfs_str_from(name), quoted), count ? " (did you mean " : "",
 		     count ? stfs_buf_cstr(&near) : "", count ? "?)" : "; `stfs ls` lists them");
@@ -58,10 +59,12 @@ int stfs_cli_create(const struct stfs_model *model, const char *path)
 		return -1;
 	}
 	if (stfs_extract_is_source(model, fd)) {
-		stfs_cli_say("%s: is the model itself", strcmp(path, "-") == 0 ? "standard output" : path);
+		stfs_cli_say("%s: is the model itself",
+			     strcmp(path, "-") == 0 ? "standard output" : path);
 		return -1;
 	}
-	if (strcmp(path, "-") != 0 && ftruncate(fd, 0) < 0 && errno != EINVAL) { /* EINVAL: a pipe */
+	/* EINVAL: a pipe. */
+	if (strcmp(path, "-") != 0 && ftruncate(fd, 0) < 0 && errno != EINVAL) {
 		stfs_cli_say("%s: %s", path, strerror(errno));
 		return -1;
 	}

@@ -4,8 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/escape.h"
 #include "cli/cli.h"
-#include "ops/escape.h"
 
 __attribute__((format(printf, 1, 0))) static void say(const char *format, va_list args)
 {

@@ -5,18 +5,19 @@
 #include <time.h>
 
 #include "base/cleanup.h"
+#include "base/escape.h"
 #include "cli/cli.h"
 #include "cli/jsonout.h"
 #include "cli/table.h"
-#include "ops/escape.h"
+#include "ops/ask.h"
 #include "ops/mounts.h"
 
 /* What is known of one mount. */
 struct view {
 	const struct stfs_mount *mount; /* borrowed */
 	struct json_object *status;     /* owned; NULL when the daemon did not say */
-	/* "fresh", or what has become of a file of the model; "dead", "of another user", "does not
-	 * answer". */
+	/* "fresh", or what has become of a file of the model; "mounted" when that is not said;
+	 * "dead", "of another user", "does not answer", "unknown". */
 	const char *state;
 };
 
@@ -29,7 +30,8 @@ static const char *files_state(struct json_object *status)
 	    !json_object_is_type(files, json_type_array))
 		return "mounted";
 	for (size_t i = 0; i < json_object_array_length(files); i++) {
-		if (json_object_object_get_ex(json_object_array_get_idx(files, i), "state", &state) &&
+		if (json_object_object_get_ex(json_object_array_get_idx(files, i), "state",
+					      &state) &&
 		    json_object_is_type(state, json_type_string) &&
 		    strcmp(json_object_get_string(state), "fresh") != 0)
 			return json_object_get_string(state);
@@ -37,25 +39,21 @@ static const char *files_state(struct json_object *status)
 	return "fresh";
 }
 
-static void look(const struct stfs_mount *mount, struct view *view)
+static const char *state_of(const struct stfs_mount_status *status)
 {
-	int r = stfs_mount_status(mount, &view->status);
-
-	view->mount = mount;
-	view->state = r == 0                                 ? files_state(view->status)
-		      : r == -ENOTCONN || r == -ECONNABORTED ? "dead"
-		      : r == -EACCES || r == -EPERM          ? "of another user"
-							     : "does not answer";
+	switch (status->result) {
+	case 0: return files_state(status->said);
+	case -ENOTCONN: return "dead";
+	case -EACCES: return "of another user";
+	case -ETIMEDOUT: return "does not answer";
+	default: return "unknown"; /* it says no such thing as our daemon would */
+	}
 }
 
-static void free_view(struct view *view)
+/* Takes over what the daemon says. */
+static struct view view_of(const struct stfs_mount_status *status)
 {
-	json_object_put(view->status);
-}
-
-static void free_mounts(struct stfs_mounts *mounts)
-{
-	stfs_mounts_free(mounts);
+	return (struct view){status->mount, status->said, state_of(status)};
 }
 
 /* A string that the daemon says, or NULL. */
@@ -114,7 +112,9 @@ static void add_words(struct stfs_buf *line, struct json_object *value)
 {
 	switch (json_object_get_type(value)) {
 	case json_type_null: stfs_buf_puts(line, "none"); break;
-	case json_type_boolean: stfs_buf_puts(line, json_object_get_boolean(value) ? "yes" : "no"); break;
+	case json_type_boolean:
+		stfs_buf_puts(line, json_object_get_boolean(value) ? "yes" : "no");
+		break;
 	case json_type_object:
 	case json_type_array: add_members(line, value); break;
 	case json_type_double:
@@ -144,7 +144,8 @@ static void add_fields(struct stfs_table *table, struct json_object *status)
 	STFS_AUTO_BUF struct stfs_buf line = STFS_BUF_INIT;
 
 	json_object_object_foreach(status, key, value) {
-		bool list = json_object_is_type(value, json_type_array) && json_object_array_length(value);
+		bool list = json_object_is_type(value, json_type_array) &&
+			    json_object_array_length(value);
 
 		if (strcmp(key, "mountpoint") == 0) /* told already, as this system sees it */
 			continue;
@@ -178,11 +179,14 @@ static void tell(const struct view *view)
 		stfs_cli_out_of_memory();
 	if (strcmp(view->state, "dead") == 0)
 		puts("Its daemon has ended; `stfs umount` clears the mount.");
+	if (strcmp(view->state, "does not answer") == 0)
+		puts("Its daemon may be stopped, or its disk hang; `stfs umount -l` detaches the "
+		     "mount.");
 }
 
 /* ---- All mounts ---- */
 
-static struct json_object *view_json(struct view *view)
+static struct json_object *view_json(const struct view *view)
 {
 	struct json_object *object = stfs_jsonout_object();
 
@@ -191,15 +195,6 @@ static struct json_object *view_json(struct view *view)
 	stfs_jsonout_add_string(object, "state", view->state);
 	stfs_jsonout_add(object, "status", json_object_get(view->status));
 	return object;
-}
-
-/* Whether the mount shows this model, by the file that the paths lead to. NULL: any does. */
-static bool shows(const struct view *view, const char *model)
-{
-	STFS_AUTO_FREE char *wanted = model ? realpath(model, NULL) : NULL;
-	STFS_AUTO_FREE char *theirs = realpath(model_of(view), NULL);
-
-	return !model || (wanted && theirs && strcmp(wanted, theirs) == 0);
 }
 
 static void add_row(struct stfs_table *table, const struct view *view)
@@ -215,68 +210,129 @@ static void add_row(struct stfs_table *table, const struct view *view)
 	stfs_table_cell(table);
 }
 
-/* The mounts of `model`, or all. Returns how many. */
-static size_t list(const struct stfs_mounts *mounts, const char *model, bool json)
+/* Asks our mounts and makes views of them: `count` of them, owned. */
+static struct view *look(const struct stfs_mounts *mounts, size_t *count)
+{
+	size_t room = mounts->count + 1;
+	STFS_AUTO_FREE struct stfs_mount_status *statuses = calloc(room, sizeof(*statuses));
+	struct view *views = calloc(room, sizeof(*views));
+
+	*count = 0;
+	for (size_t i = 0; statuses && i < mounts->count; i++)
+		if (stfs_mount_is_ours(&mounts->items[i]))
+			statuses[(*count)++].mount = &mounts->items[i];
+	if (!statuses || !views || stfs_mounts_ask(statuses, *count) < 0)
+		stfs_cli_out_of_memory();
+	for (size_t i = 0; i < *count; i++)
+		views[i] = view_of(&statuses[i]);
+	return views;
+}
+
+/*
+ * Keeps those that show the model whose resolved path this is. Returns how many. Their paths are
+ * what some daemon says: they may lead into mounts that do not answer.
+ */
+static size_t keep(struct view *views, size_t count, const char *model)
+{
+	STFS_AUTO_FREE const char **paths = calloc(count + 1, sizeof(*paths));
+	STFS_AUTO_FREE char **resolved = calloc(count + 1, sizeof(*resolved));
+	size_t kept = 0;
+
+	for (size_t i = 0; paths && i < count; i++)
+		paths[i] = model_of(&views[i]);
+	if (!paths || !resolved || stfs_ask_realpaths(paths, resolved, count) < 0)
+		stfs_cli_out_of_memory();
+	for (size_t i = 0; i < count; i++) {
+		if (resolved[i] && strcmp(resolved[i], model) == 0)
+			views[kept++] = views[i];
+		else
+			json_object_put(views[i].status);
+		free(resolved[i]);
+	}
+	return kept;
+}
+
+static void print_json(const struct view *views, size_t count)
+{
+	struct json_object *array = stfs_jsonout_array();
+
+	for (size_t i = 0; i < count; i++)
+		stfs_jsonout_append(array, view_json(&views[i]));
+	stfs_jsonout_print(array, true, stdout);
+}
+
+static void print_table(const struct view *views, size_t count)
 {
 	static const struct stfs_column columns[] = {{"mount"}, {"state"}, {"mode"}, {"model"}};
-	struct json_object *array = stfs_jsonout_array();
 	struct stfs_table table = STFS_TABLE_INIT(columns);
-	size_t count = 0;
 
-	for (size_t i = 0; i < mounts->count; i++) {
-		STFS_CLEANUP(free_view) struct view view = {0};
-
-		if (!stfs_mount_is_ours(&mounts->items[i]))
-			continue;
-		look(&mounts->items[i], &view);
-		if (!shows(&view, model))
-			continue;
-		if (json)
-			stfs_jsonout_append(array, view_json(&view));
-		else
-			add_row(&table, &view);
-		count++;
-	}
-	if (json)
-		stfs_jsonout_print(json_object_get(array), true, stdout);
-	json_object_put(array);
-	if (count && !json && stfs_table_print(&table, 0, stdout) < 0)
+	for (size_t i = 0; i < count; i++)
+		add_row(&table, &views[i]);
+	if (count && stfs_table_print(&table, 0, stdout) < 0)
 		stfs_cli_out_of_memory();
+}
+
+/* The mounts of `model`, a resolved path, or all. Returns how many. */
+static size_t list(const struct stfs_mounts *mounts, const char *model, bool json)
+{
+	size_t count;
+	STFS_AUTO_FREE struct view *views = look(mounts, &count);
+
+	if (model)
+		count = keep(views, count, model);
+	if (json)
+		print_json(views, count);
+	else
+		print_table(views, count);
+	for (size_t i = 0; i < count; i++)
+		json_object_put(views[i].status);
 	return count;
 }
 
 /* ---- The verb ---- */
 
-static int one(const struct stfs_mounts *mounts, const char *path, bool json)
+static int one(const struct stfs_mount *mount, bool json)
 {
-	STFS_AUTO_FREE char *point = stfs_mount_path(path);
-	STFS_CLEANUP(free_view) struct view view = {0};
-	const struct stfs_mount *mount;
+	struct stfs_mount_status status = {.mount = mount};
+	struct view view;
 
-	if (!point) {
-		stfs_cli_say("%s: %s", path, strerror(errno));
-		return STFS_EXIT_FAILED;
-	}
-	mount = stfs_mounts_find(mounts, point);
-	if (!mount || !stfs_mount_is_ours(mount)) {
-		if (list(mounts, path, json) > 0)
-			return STFS_EXIT_OK;
-		if (!json)
-			stfs_cli_say("%s: not mounted", path);
-		return STFS_EXIT_FAILED;
-	}
-	look(mount, &view);
+	if (stfs_mounts_ask(&status, 1) < 0)
+		stfs_cli_out_of_memory();
+	view = view_of(&status);
 	if (json)
 		stfs_jsonout_print(view_json(&view), true, stdout);
 	else
 		tell(&view);
+	json_object_put(view.status);
 	return STFS_EXIT_OK;
+}
+
+static int named(const struct stfs_mounts *mounts, const char *path, bool json)
+{
+	STFS_AUTO_FREE char *model = NULL;
+	const struct stfs_mount *mount;
+	int r = stfs_mounts_find(mounts, path, &mount);
+
+	if (r == 0 && mount && stfs_mount_is_ours(mount))
+		return one(mount, json);
+	if (r == 0)
+		r = stfs_ask_realpath(path, &model);
+	if (r < 0) {
+		stfs_cli_say("%s: %s", path, strerror(-r));
+		return STFS_EXIT_FAILED;
+	}
+	if (list(mounts, model, json) > 0)
+		return STFS_EXIT_OK;
+	if (!json)
+		stfs_cli_say("%s: not mounted", path);
+	return STFS_EXIT_FAILED;
 }
 
 static int run(int argc, char **argv)
 {
-	static const struct option options[] = {{"json", no_argument, NULL, 'j'}, STFS_CLI_HELP, {0}};
-	STFS_CLEANUP(free_mounts) struct stfs_mounts mounts = {0};
+	static const struct option options[] = {
+		{"json", no_argument, NULL, 'j'}, STFS_CLI_HELP, {0}};
+	STFS_CLEANUP(stfs_mounts_free) struct stfs_mounts mounts = {0};
 	bool json = false;
 	int c, r;
 
@@ -286,14 +342,15 @@ static int run(int argc, char **argv)
 		json = true;
 	}
 	if (argc - optind > 1)
-		return stfs_cli_usage(&stfs_verb_status, "status: name one mount or model, or none");
+		return stfs_cli_usage(&stfs_verb_status,
+				      "status: name one mount or model, or none");
 	r = stfs_mounts_read(&mounts);
 	if (r < 0) {
 		stfs_cli_say("/proc/self/mountinfo: %s", strerror(-r));
 		return STFS_EXIT_FAILED;
 	}
 	if (optind < argc)
-		return one(&mounts, argv[optind], json);
+		return named(&mounts, argv[optind], json);
 	if (list(&mounts, NULL, json) == 0 && !json)
 		puts("nothing is mounted");
 	return STFS_EXIT_OK;
@@ -309,7 +366,7 @@ const struct stfs_verb stfs_verb_status = {
 		"Without a name: all mounts of safetensorsfs. With a mount point: what its daemon\n"
 		"says of itself (the hidden file .stfs in it), such as files that other programs\n"
 		"have changed underneath. With a model: where it is mounted; exit code 1 when it\n"
-		"is not mounted.\n"
+		"is not mounted. A daemon that says nothing for two seconds \"does not answer\".\n"
 		"\n"
 		"  stfs status\n"
 		"  stfs status m\n"

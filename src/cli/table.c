@@ -117,7 +117,8 @@ static void measure(const struct stfs_table *table, unsigned limit, size_t width
 		if (!table->columns[i].shrinks || total <= limit + GAP)
 			continue;
 		width = total - GAP - limit;
-		widths[i] = widths[i] > width + LEAST ? widths[i] - width : stfs_min_u64(widths[i], LEAST);
+		widths[i] = widths[i] > width + LEAST ? widths[i] - width
+						      : stfs_min_u64(widths[i], LEAST);
 	}
 }
 
@@ -141,7 +142,7 @@ static void print_row(const struct stfs_table *table, size_t cell, const size_t 
 			continue;
 		width = stfs_text_width(text);
 		own = width < widths[i] ? widths[i] - width : 0;
-		/* Padding is written only once something follows: no spaces at the end of a line. */
+		/* Padding is written only once something follows: no spaces end a line. */
 		for (pad += column->right ? own : 0; text.len && pad > 0;) {
 			size_t piece = pad < sizeof(spaces) - 1 ? pad : sizeof(spaces) - 1;
 

@@ -30,7 +30,8 @@ struct stfs_table {
 	size_t cells;
 };
 
-#define STFS_TABLE_INIT(names) {.columns = (names), .column_count = sizeof(names) / sizeof((names)[0])}
+#define STFS_TABLE_INIT(names) \
+	{.columns = (names), .column_count = sizeof(names) / sizeof((names)[0])}
 
 /*
  * A cell is what was appended to table->text since the last one ended. Its text is UTF-8 that a

@@ -107,7 +107,8 @@ int stfs_cli_umount_helper(int argc, char **argv)
 		case 'r': /* all mounts that fail to unmount are left as they are */
 		case 't': break;
 		default:
-			fprintf(stderr, "usage: %s DIR [-flnrv] [-N NAMESPACE] [-t TYPE]\n", argv[0]);
+			fprintf(stderr, "usage: %s DIR [-flnrv] [-N NAMESPACE] [-t TYPE]\n",
+				argv[0]);
 			return c == 'h' ? STFS_EXIT_OK : STFS_EXIT_USAGE;
 		}
 	}

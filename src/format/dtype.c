@@ -6,6 +6,8 @@
 
 #include "base/arith.h"
 
+static_assert(STFS_DTYPE_COUNT == STFS_U64 + 1, "the last of enum stfs_dtype");
+
 static const struct stfs_dtype_info table[STFS_DTYPE_COUNT] = {
 	[STFS_BOOL] = {"BOOL", 8, "|b1", NULL},
 	[STFS_F4] = {"F4", 4, NULL, NULL},

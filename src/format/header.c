@@ -5,7 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "format/json.h"
+#include "format/header_internal.h"
 
 void stfs_header_free(struct stfs_header *header)
 {
@@ -14,7 +14,7 @@ void stfs_header_free(struct stfs_header *header)
 	free(header->text);
 	free(header->tensors);
 	free(header->by_offset);
-	free(header->table);
+	stfs_nametable_free(&header->by_name);
 	stfs_buf_free(&header->names);
 	free(header);
 }
@@ -26,18 +26,16 @@ struct stfs_str stfs_header_name(const struct stfs_header *header, const struct 
 	return stfs_str_slice(base + tensor->name_pos, tensor->name_len);
 }
 
+struct stfs_str stfs_header_name_of(const void *header, uint32_t index)
+{
+	const struct stfs_header *owner = header;
+
+	return stfs_header_name(owner, &owner->tensors[index]);
+}
+
 uint32_t stfs_header_find(const struct stfs_header *header, struct stfs_str name)
 {
-	uint32_t slot = (uint32_t)stfs_siphash(&header->key, name) & header->table_mask;
-
-	while (header->table[slot] != STFS_NO_TENSOR) {
-		uint32_t index = header->table[slot];
-
-		if (stfs_str_equal(stfs_header_name(header, &header->tensors[index]), name))
-			return index;
-		slot = (slot + 1) & header->table_mask;
-	}
-	return STFS_NO_TENSOR;
+	return *stfs_nametable_slot(&header->by_name, name, stfs_header_name_of, header);
 }
 
 void stfs_header_shape(const struct stfs_header *header, const struct stfs_tensor *tensor,
@@ -55,20 +53,6 @@ void stfs_header_shape(const struct stfs_header *header, const struct stfs_tenso
 			value = value * 10 + (uint64_t)(*p++ - '0');
 		dims[i] = value;
 	}
-}
-
-static int pair_string(struct stfs_json *json, struct stfs_json_string raw, struct stfs_buf *buf,
-		       struct stfs_str *out)
-{
-	int r = 0;
-
-	*out = stfs_json_raw(json, raw);
-	if (raw.escaped) {
-		stfs_buf_clear(buf);
-		r = stfs_json_unescape(*out, buf);
-		*out = stfs_buf_str(buf);
-	}
-	return r;
 }
 
 int stfs_header_metadata(const struct stfs_header *header,
@@ -94,9 +78,9 @@ int stfs_header_metadata(const struct stfs_header *header,
 		if (r == 0)
 			r = stfs_json_string(&json, &raw_value);
 		if (r == 0)
-			r = pair_string(&json, raw_key, &key_buf, &key);
+			r = stfs_json_plain(&json, raw_key, &key_buf, &key);
 		if (r == 0)
-			r = pair_string(&json, raw_value, &value_buf, &value);
+			r = stfs_json_plain(&json, raw_value, &value_buf, &value);
 		if (r == 0)
 			r = each(data, key, value);
 	}

@@ -28,13 +28,16 @@
 #include <stdint.h>
 
 #include "base/buf.h"
-#include "base/siphash.h"
 #include "format/dtype.h"
+#include "format/nametable.h"
 #include "format/rules.h"
 
 #define STFS_LENGTH_WORD 8
 /* MAX_HEADER_SIZE of tensor.rs. */
 #define STFS_HEADER_MAX 100000000u
+
+/* No index of a tensor in a header, no id of one in a model. */
+#define STFS_NO_TENSOR STFS_NO_NUMBER
 
 struct stfs_tensor {
 	uint64_t begin, end; /* data_offsets: bytes in the data buffer */
@@ -62,9 +65,7 @@ struct stfs_header {
 	uint32_t count;
 	uint32_t *by_offset; /* owned; usable tensors by (begin, end) */
 	uint32_t by_offset_count;
-	uint32_t *table; /* owned; open addressing by name, STFS_NO_TENSOR when free */
-	uint32_t table_mask;
-	struct stfs_sipkey key;
+	struct stfs_nametable by_name; /* owned; of two entries of a name the later */
 	struct stfs_buf names; /* unescaped names */
 	bool text_read;        /* to its end; else findings say why, and there are no tensors */
 	uint32_t slack;        /* trailing spaces of the text */
@@ -75,7 +76,8 @@ struct stfs_header {
 
 /*
  * Judges the length word of a file of `file_len` bytes, of which `word_len` (at most 8) were read.
- * Sets *text_len. 0, -EBADMSG after adding to `findings`, or -ENOMEM.
+ * A file may grow between the two: what counts is the smaller. Sets *text_len. 0, -EBADMSG after
+ * adding to `findings`, or -ENOMEM.
  */
 int stfs_header_length(const void *word, size_t word_len, uint64_t file_len, uint32_t *text_len,
 		       struct stfs_findings *findings);

@@ -11,9 +11,21 @@
 #include "base/arith.h"
 #include "format/header_internal.h"
 
-enum field { FIELD_DTYPE, FIELD_SHAPE, FIELD_OFFSETS, FIELD_COUNT };
+static const char *const field_names[STFS_FIELD_COUNT] = {"dtype", "shape", "data_offsets"};
 
-static const char *const field_names[FIELD_COUNT] = {"dtype", "shape", "data_offsets"};
+const char *stfs_field_name(enum stfs_field field)
+{
+	return field_names[field];
+}
+
+enum stfs_field stfs_field_find(struct stfs_str key)
+{
+	unsigned i = 0;
+
+	while (i < STFS_FIELD_COUNT && !stfs_str_is(key, field_names[i]))
+		i++;
+	return (enum stfs_field)i;
+}
 
 struct entry {
 	struct stfs_tensor *tensor;
@@ -40,7 +52,7 @@ static int read_dtype_name(struct stfs_header_reader *reader, struct entry *entr
 	char quoted[STFS_QUOTED_MAX], quoted_type[STFS_QUOTED_MAX];
 	enum stfs_dtype dtype;
 	struct stfs_str name;
-	int r = stfs_header_unescape(reader, raw, &name);
+	int r = stfs_header_plain(reader, raw, &name);
 
 	if (r < 0)
 		return r;
@@ -49,7 +61,7 @@ static int read_dtype_name(struct stfs_header_reader *reader, struct entry *entr
 				       "tensor \"%s\": \"%s\" is none of the 22 dtypes",
 				       stfs_quote(reader->tensor, quoted), stfs_quote(name, quoted_type));
 	entry->tensor->dtype = (uint8_t)dtype;
-	entry->good |= 1u << FIELD_DTYPE;
+	entry->good |= 1u << STFS_FIELD_DTYPE;
 	return 0;
 }
 
@@ -82,7 +94,7 @@ static int read_dtype_object(struct stfs_header_reader *reader, struct entry *en
 			break;
 		r = stfs_json_key(json, &raw);
 		if (r == 0)
-			r = stfs_header_unescape(reader, raw, &key);
+			r = stfs_header_plain(reader, raw, &key);
 		if (r == 0)
 			r = stfs_keyset_add(&reader->keys, key, (uint32_t)(raw.pos - 1));
 		if (r == 0)
@@ -168,7 +180,7 @@ static int read_shape(struct stfs_header_reader *reader, struct entry *entry)
 			entry->zero_hides_overflow = true;
 	}
 	if (r == 0 && good)
-		entry->good |= 1u << FIELD_SHAPE;
+		entry->good |= 1u << STFS_FIELD_SHAPE;
 	return r;
 }
 
@@ -208,33 +220,24 @@ static int read_offsets(struct stfs_header_reader *reader, struct entry *entry)
 	entry->tensor->begin = ends[0];
 	entry->tensor->end = ends[1];
 	if (good)
-		entry->good |= 1u << FIELD_OFFSETS;
+		entry->good |= 1u << STFS_FIELD_OFFSETS;
 	return 0;
 }
 
-static int read_field(struct stfs_header_reader *reader, struct entry *entry, enum field field)
+static int read_field(struct stfs_header_reader *reader, struct entry *entry, enum stfs_field field)
 {
 	entry->seen |= 1u << field;
 	switch (field) {
-	case FIELD_DTYPE:
+	case STFS_FIELD_DTYPE:
 		return read_dtype(reader, entry);
-	case FIELD_SHAPE:
+	case STFS_FIELD_SHAPE:
 		return read_shape(reader, entry);
-	case FIELD_OFFSETS:
+	case STFS_FIELD_OFFSETS:
 		return read_offsets(reader, entry);
-	case FIELD_COUNT:
+	case STFS_FIELD_COUNT:
 		break;
 	}
 	return -EINVAL;
-}
-
-static enum field find_field(struct stfs_str key)
-{
-	unsigned i = 0;
-
-	while (i < FIELD_COUNT && !stfs_str_is(key, field_names[i]))
-		i++;
-	return (enum field)i;
 }
 
 /* One member of an entry; pos is at its key. */
@@ -243,17 +246,17 @@ static int read_member(struct stfs_header_reader *reader, struct entry *entry)
 	char quoted[STFS_QUOTED_MAX], quoted_key[STFS_QUOTED_MAX];
 	struct stfs_json_string raw;
 	struct stfs_str key;
-	enum field field;
+	enum stfs_field field;
 	int r = stfs_json_key(&reader->json, &raw);
 
 	if (r == 0)
-		r = stfs_header_unescape(reader, raw, &key);
+		r = stfs_header_plain(reader, raw, &key);
 	if (r < 0)
 		return r;
-	field = find_field(key);
-	if (field != FIELD_COUNT && !(entry->seen & 1u << field))
+	field = stfs_field_find(key);
+	if (field != STFS_FIELD_COUNT && !(entry->seen & 1u << field))
 		return read_field(reader, entry, field);
-	if (field != FIELD_COUNT) {
+	if (field != STFS_FIELD_COUNT) {
 		r = STFS_HEADER_SAY(reader, STFS_RULE_ENTRY_FIELD_TWICE, raw.pos - 1,
 				    "tensor \"%s\": \"%s\" stands twice",
 				    stfs_quote(reader->tensor, quoted), field_names[field]);
@@ -284,7 +287,7 @@ static int read_object(struct stfs_header_reader *reader, struct entry *entry)
 	}
 	if (r == 0)
 		r = stfs_header_close_keys(reader, keys_from);
-	for (unsigned i = 0; r == 0 && i < FIELD_COUNT; i++)
+	for (unsigned i = 0; r == 0 && i < STFS_FIELD_COUNT; i++)
 		if (!(entry->seen & 1u << i))
 			r = STFS_HEADER_SAY(reader, STFS_RULE_ENTRY_FIELD_MISSING, start,
 					    "tensor \"%s\": \"%s\" is missing",
@@ -310,13 +313,13 @@ static int read_array(struct stfs_header_reader *reader, struct entry *entry)
 		r = stfs_json_next(json, ']', &first);
 		if (r <= 0)
 			break;
-		if (count < FIELD_COUNT)
-			r = read_field(reader, entry, (enum field)count);
+		if (count < STFS_FIELD_COUNT)
+			r = read_field(reader, entry, (enum stfs_field)count);
 		else
 			r = stfs_header_skip(reader);
 		count++;
 	}
-	if (r == 0 && count != FIELD_COUNT)
+	if (r == 0 && count != STFS_FIELD_COUNT)
 		r = STFS_HEADER_SAY(reader, STFS_RULE_ENTRY_TYPE, start,
 				    "tensor \"%s\": the entry must hold dtype, shape and data_offsets",
 				    stfs_quote(reader->tensor, quoted));
@@ -337,7 +340,7 @@ int stfs_header_read_entry(struct stfs_header_reader *reader, struct stfs_tensor
 	else
 		r = wrong(reader, STFS_RULE_ENTRY_TYPE,
 			  "the entry must be an object with dtype, shape and data_offsets");
-	tensor->usable = entry.good == (1u << FIELD_COUNT) - 1 && !tensor->overflow;
+	tensor->usable = entry.good == (1u << STFS_FIELD_COUNT) - 1 && !tensor->overflow;
 	if (r == 0 && !tensor->overflow && entry.zero_hides_overflow)
 		r = STFS_HEADER_SAY(reader, STFS_RULE_SHAPE_ORDER, tensor->shape_pos,
 				    "tensor \"%s\": only a 0 keeps the product of the shape below 2^64; "

@@ -20,9 +20,20 @@ struct stfs_header_reader {
 	int status;             /* -ENOMEM from a callback that cannot return it */
 };
 
-/* The characters of a string, in the text or in reader->scratch (until the next call). */
-int stfs_header_unescape(struct stfs_header_reader *reader, struct stfs_json_string raw,
-			 struct stfs_str *out);
+/* What a tensor's entry must hold, once each. */
+enum stfs_field { STFS_FIELD_DTYPE, STFS_FIELD_SHAPE, STFS_FIELD_OFFSETS, STFS_FIELD_COUNT };
+
+const char *stfs_field_name(enum stfs_field field);
+
+/* The field of that name, or STFS_FIELD_COUNT. */
+enum stfs_field stfs_field_find(struct stfs_str key);
+
+/* As stfs_json_plain(), into reader->scratch. */
+static inline int stfs_header_plain(struct stfs_header_reader *reader, struct stfs_json_string raw,
+				    struct stfs_str *out)
+{
+	return stfs_json_plain(&reader->json, raw, &reader->scratch, out);
+}
 
 /* Adds a finding at a position of the text, of the tensor being read. 0 or -ENOMEM. */
 #define STFS_HEADER_SAY(reader, rule, pos, ...)                                                    \
@@ -41,7 +52,11 @@ int stfs_header_read_entry(struct stfs_header_reader *reader, struct stfs_tensor
 /* Judges offsets and sizes of all tensors together; fills by_offset. 0 or -ENOMEM. */
 int stfs_header_judge_layout(struct stfs_header *header, struct stfs_findings *findings);
 
-/* Fills the name table; marks entries that a later one of the same name shadows. 0 or -errno. */
-int stfs_header_index_names(struct stfs_header *header, struct stfs_findings *findings);
+/* Fills the name table; marks entries that a later one of the same name shadows. 0 or -ENOMEM. */
+int stfs_header_index_names(struct stfs_header *header, const struct stfs_sipkey *key,
+			    struct stfs_findings *findings);
+
+/* The name of tensor number `index` of a struct stfs_header, for its table. */
+struct stfs_str stfs_header_name_of(const void *header, uint32_t index);
 
 #endif

@@ -164,37 +164,18 @@ int stfs_header_judge_layout(struct stfs_header *header, struct stfs_findings *f
 	return r;
 }
 
-static bool insert(struct stfs_header *header, uint32_t index, uint32_t *found)
+int stfs_header_index_names(struct stfs_header *header, const struct stfs_sipkey *key,
+			    struct stfs_findings *findings)
 {
-	struct stfs_str name = stfs_header_name(header, &header->tensors[index]);
-	uint32_t slot = (uint32_t)stfs_siphash(&header->key, name) & header->table_mask;
+	int r = stfs_nametable_make(&header->by_name, key, header->count);
 
-	while (header->table[slot] != STFS_NO_TENSOR) {
-		*found = header->table[slot];
-		if (stfs_str_equal(stfs_header_name(header, &header->tensors[*found]), name)) {
-			header->table[slot] = index; /* the last wins, as in the official loader */
-			return false;
-		}
-		slot = (slot + 1) & header->table_mask;
-	}
-	header->table[slot] = index;
-	return true;
-}
-
-int stfs_header_index_names(struct stfs_header *header, struct stfs_findings *findings)
-{
-	uint32_t size = 4, earlier = STFS_NO_TENSOR;
-	int r = 0;
-
-	while (size / 2 < header->count)
-		size *= 2;
-	header->table = malloc(size * sizeof(uint32_t));
-	if (!header->table)
-		return -ENOMEM;
-	memset(header->table, 0xff, size * sizeof(uint32_t));
-	header->table_mask = size - 1;
 	for (uint32_t i = 0; r == 0 && i < header->count; i++) {
-		if (insert(header, i, &earlier))
+		struct stfs_str name = stfs_header_name(header, &header->tensors[i]);
+		uint32_t *slot = stfs_nametable_slot(&header->by_name, name, stfs_header_name_of, header);
+		uint32_t earlier = *slot;
+
+		*slot = i; /* the last wins, as in the official loader */
+		if (earlier == STFS_NO_TENSOR)
 			continue;
 		header->tensors[earlier].shadowed = true;
 		r = SAY(header, findings, STFS_RULE_DUPLICATE_KEY, header->tensors[i].key_pos - 1,

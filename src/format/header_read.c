@@ -22,10 +22,11 @@ int stfs_header_length(const void *word, size_t word_len, uint64_t file_len, uin
 	uint64_t n;
 	int r;
 
-	if (word_len < STFS_LENGTH_WORD) {
-		r = stfs_findings_add(findings, STFS_RULE_FILE_TOO_SMALL, word_len, no_tensor,
-				      "the file has %zu bytes, too few for the 8-byte header length",
-				      word_len);
+	file_len = word_len < STFS_LENGTH_WORD ? word_len : file_len;
+	if (file_len < STFS_LENGTH_WORD) {
+		r = stfs_findings_add(findings, STFS_RULE_FILE_TOO_SMALL, file_len, no_tensor,
+				      "the file has %" PRIu64 " bytes, too few for the 8-byte header "
+				      "length", file_len);
 		return r < 0 ? r : -EBADMSG;
 	}
 	n = stfs_load_le64(word);
@@ -43,20 +44,6 @@ int stfs_header_length(const void *word, size_t word_len, uint64_t file_len, uin
 	}
 	*text_len = (uint32_t)n;
 	return 0;
-}
-
-int stfs_header_unescape(struct stfs_header_reader *reader, struct stfs_json_string raw,
-			 struct stfs_str *out)
-{
-	int r = 0;
-
-	*out = stfs_json_raw(&reader->json, raw);
-	if (raw.escaped) {
-		stfs_buf_clear(&reader->scratch);
-		r = stfs_json_unescape(*out, &reader->scratch);
-		*out = stfs_buf_str(&reader->scratch);
-	}
-	return r;
 }
 
 static void say_twice(void *data, uint32_t pos, uint32_t first_pos)
@@ -85,60 +72,46 @@ int stfs_header_close_keys(struct stfs_header_reader *reader, size_t from)
 	return reader->status;
 }
 
-/* Reads a key and puts it among those of the innermost object. */
-static int skip_key(struct stfs_header_reader *reader)
-{
-	struct stfs_json_string raw;
-	struct stfs_str key;
-	int r = stfs_json_key(&reader->json, &raw);
+/* While a value is passed over: where the keys of each object that is open begin. */
+struct skipping {
+	struct stfs_header_reader *reader;
+	size_t keys_from[STFS_JSON_MAX_DEPTH + 1]; /* by depth */
+};
 
-	if (r == 0)
-		r = stfs_header_unescape(reader, raw, &key);
+static int skip_enter(void *data)
+{
+	struct skipping *skipping = data;
+
+	skipping->keys_from[skipping->reader->json.depth] = skipping->reader->keys.count;
+	return 0;
+}
+
+static int skip_key(void *data, struct stfs_json_string raw)
+{
+	struct stfs_header_reader *reader = ((struct skipping *)data)->reader;
+	struct stfs_str key;
+	int r = stfs_header_plain(reader, raw, &key);
+
 	return r < 0 ? r : stfs_keyset_add(&reader->keys, key, (uint32_t)(raw.pos - 1));
+}
+
+static int skip_leave(void *data)
+{
+	struct skipping *skipping = data;
+
+	return stfs_header_close_keys(skipping->reader,
+				      skipping->keys_from[skipping->reader->json.depth + 1]);
 }
 
 int stfs_header_skip(struct stfs_header_reader *reader)
 {
-	struct stfs_json *json = &reader->json;
-	struct {
-		char close;
-		bool first;
-		size_t keys_from;
-	} open[STFS_JSON_MAX_DEPTH + 1];
-	unsigned depth = 0;
-	char c;
-	int r;
+	static const struct stfs_json_visitor visitor = {
+		.enter = skip_enter, .key = skip_key, .leave = skip_leave,
+	};
+	struct skipping skipping;
 
-	do {
-		c = stfs_json_peek(json);
-		if (c == '{' || c == '[') {
-			r = stfs_json_enter(json, c);
-			if (r < 0)
-				return r;
-			open[depth].close = c == '{' ? '}' : ']';
-			open[depth].first = true;
-			open[depth++].keys_from = reader->keys.count;
-		} else {
-			r = stfs_json_scalar(json);
-			if (r < 0)
-				return r;
-		}
-		/* Leave what ends here, then go on to the next element. */
-		while (depth > 0) {
-			r = stfs_json_next(json, open[depth - 1].close, &open[depth - 1].first);
-			if (r != 0)
-				break;
-			depth--;
-			r = stfs_header_close_keys(reader, open[depth].keys_from);
-			if (r < 0)
-				return r;
-		}
-		if (depth > 0 && r == 1 && open[depth - 1].close == '}')
-			r = skip_key(reader);
-		if (r < 0)
-			return r;
-	} while (depth > 0);
-	return 0;
+	skipping.reader = reader;
+	return stfs_json_skip(&reader->json, &visitor, &skipping);
 }
 
 /*
@@ -162,7 +135,7 @@ static int read_metadata_object(struct stfs_header_reader *reader, bool *good)
 			break;
 		r = stfs_json_key(json, &string);
 		if (r == 0)
-			r = stfs_header_unescape(reader, string, &key);
+			r = stfs_header_plain(reader, string, &key);
 		if (r == 0)
 			r = stfs_keyset_add(&reader->keys, key, (uint32_t)(string.pos - 1));
 		if (r < 0)
@@ -275,7 +248,7 @@ static int read_members(struct stfs_header_reader *reader)
 			break;
 		r = stfs_json_key(json, &raw);
 		if (r == 0)
-			r = stfs_header_unescape(reader, raw, &key);
+			r = stfs_header_plain(reader, raw, &key);
 		if (r < 0)
 			break;
 		if (stfs_str_is(key, "__metadata__"))
@@ -351,7 +324,7 @@ static int judge_header(struct stfs_header_reader *reader)
 				      stfs_header_data_start(header));
 	}
 	if (r == 0)
-		r = stfs_header_index_names(header, reader->findings);
+		r = stfs_header_index_names(header, &reader->keys.key, reader->findings);
 	return r < 0 ? r : stfs_header_judge_layout(header, reader->findings);
 }
 
@@ -370,8 +343,7 @@ int stfs_header_read(char *text, uint32_t text_len, uint64_t data_len, struct st
 	reader.header->text_len = text_len;
 	reader.header->data_len = data_len;
 	reader.json = (struct stfs_json){.text = text, .len = text_len};
-	r = stfs_sipkey_random(&reader.header->key);
-	reader.keys.key = reader.header->key;
+	r = stfs_sipkey_random(&reader.keys.key);
 	if (r == 0)
 		r = judge_header(&reader);
 	stfs_keyset_free(&reader.keys);

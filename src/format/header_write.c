@@ -5,69 +5,21 @@
 
 #include "base/arith.h"
 #include "base/utf8.h"
-#include "format/header.h"
-#include "format/json.h"
-#include "format/keyset.h"
-#include "format/sidecar.h"
+#include "format/header_internal.h"
 
-static void add_known(const struct stfs_header_item *item, const char *key, struct stfs_buf *out)
+static void add_field(const struct stfs_header_item *item, enum stfs_field field, struct stfs_buf *out)
 {
-	if (strcmp(key, "dtype") == 0) {
-		stfs_buf_printf(out, "\"dtype\":\"%s\"", stfs_dtype_info(item->dtype)->name);
-	} else if (strcmp(key, "shape") == 0) {
-		stfs_buf_puts(out, "\"shape\":[");
+	stfs_buf_printf(out, "\"%s\":", stfs_field_name(field));
+	if (field == STFS_FIELD_DTYPE) {
+		stfs_buf_printf(out, "\"%s\"", stfs_dtype_info(item->dtype)->name);
+	} else if (field == STFS_FIELD_SHAPE) {
+		stfs_buf_putc(out, '[');
 		for (size_t i = 0; i < item->rank; i++)
 			stfs_buf_printf(out, i ? ",%" PRIu64 : "%" PRIu64, item->dims[i]);
 		stfs_buf_putc(out, ']');
 	} else {
-		stfs_buf_printf(out, "\"data_offsets\":[%" PRIu64 ",%" PRIu64 "]", item->begin,
-				item->end);
+		stfs_buf_printf(out, "[%" PRIu64 ",%" PRIu64 "]", item->begin, item->end);
 	}
-}
-
-static const char *known_key(struct stfs_str key)
-{
-	static const char *const known[] = {"dtype", "shape", "data_offsets"};
-
-	for (size_t i = 0; i < 3; i++)
-		if (stfs_str_is(key, known[i]))
-			return known[i];
-	return NULL;
-}
-
-/* Passes over one value of a text that has been read before. */
-static int skip(struct stfs_json *json)
-{
-	unsigned base = json->depth;
-	struct stfs_json_string key;
-	char c, closes[STFS_JSON_MAX_DEPTH + 1];
-	bool firsts[STFS_JSON_MAX_DEPTH + 1];
-	int r;
-
-	do {
-		c = stfs_json_peek(json);
-		if (c == '{' || c == '[') {
-			r = stfs_json_enter(json, c);
-			if (r < 0)
-				return r;
-			closes[json->depth] = c == '{' ? '}' : ']';
-			firsts[json->depth] = true;
-		} else {
-			r = stfs_json_scalar(json);
-		}
-		while (r >= 0 && json->depth > base) {
-			unsigned level = json->depth;
-
-			r = stfs_json_next(json, closes[level], &firsts[level]);
-			if (r == 1 && closes[level] == '}')
-				r = stfs_json_key(json, &key) < 0 ? -EBADMSG : 1;
-			if (r != 0)
-				break;
-		}
-		if (r < 0)
-			return r;
-	} while (json->depth > base);
-	return 0;
 }
 
 /* The members of the source entry in their order: known ones anew, unknown ones as they stand. */
@@ -76,6 +28,8 @@ static int add_from_source(const struct stfs_header_item *item, struct stfs_buf 
 	struct stfs_json json = {.text = item->source.ptr, .len = item->source.len};
 	STFS_AUTO_BUF struct stfs_buf plain = STFS_BUF_INIT;
 	struct stfs_json_string raw;
+	enum stfs_field field;
+	struct stfs_str key;
 	bool first = true;
 	size_t start;
 	int r = stfs_json_enter(&json, '{');
@@ -85,19 +39,18 @@ static int add_from_source(const struct stfs_header_item *item, struct stfs_buf 
 		if (r <= 0)
 			break;
 		r = stfs_json_key(&json, &raw);
-		if (r < 0)
-			break;
-		stfs_buf_clear(&plain);
-		r = stfs_json_unescape(stfs_json_raw(&json, raw), &plain);
+		if (r == 0)
+			r = stfs_json_plain(&json, raw, &plain, &key);
 		if (r < 0)
 			break;
 		if (out->data[out->len - 1] != '{')
 			stfs_buf_putc(out, ',');
 		stfs_json_peek(&json);
 		start = json.pos;
-		r = skip(&json);
-		if (r == 0 && known_key(stfs_buf_str(&plain))) {
-			add_known(item, known_key(stfs_buf_str(&plain)), out);
+		field = stfs_field_find(key);
+		r = stfs_json_skip(&json, NULL, NULL);
+		if (r == 0 && field != STFS_FIELD_COUNT) {
+			add_field(item, field, out);
 		} else if (r == 0) {
 			stfs_buf_add(out, json.text + raw.pos - 1, raw.len + 2);
 			stfs_buf_putc(out, ':');
@@ -116,11 +69,11 @@ static int add_item(const struct stfs_header_item *item, struct stfs_buf *out)
 	if (item->source.ptr) {
 		r = add_from_source(item, out);
 	} else {
-		add_known(item, "dtype", out);
-		stfs_buf_putc(out, ',');
-		add_known(item, "shape", out);
-		stfs_buf_putc(out, ',');
-		add_known(item, "data_offsets", out);
+		for (unsigned i = 0; i < STFS_FIELD_COUNT; i++) {
+			if (i)
+				stfs_buf_putc(out, ',');
+			add_field(item, (enum stfs_field)i, out);
+		}
 	}
 	stfs_buf_putc(out, '}');
 	return r;

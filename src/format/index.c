@@ -1,42 +1,311 @@
 /* SPDX-License-Identifier: MIT */
 #include "format/index.h"
 
+#include <assert.h>
 #include <errno.h>
-#include <json-c/json.h>
 #include <stdlib.h>
 
 #include "base/natural.h"
+#include "base/utf8.h"
+#include "format/json.h"
 
-static int parse(const char *text, size_t len, struct stfs_index *index, struct stfs_err *err)
+static_assert(sizeof(struct stfs_index_entry) == 8, "the bound on memory counts on it");
+static_assert(STFS_SHARDS_MAX < 1 << 13, "the bits of stfs_index_entry.file");
+
+/* While the text is being read, files are numbered as they come and known by their first bytes. */
+struct reader {
+	struct stfs_json json;
+	struct stfs_index *index;
+	struct stfs_err *err;
+	struct stfs_buf scratch;
+	struct stfs_nametable by_file; /* numbers in file_at */
+	uint32_t file_at[STFS_SHARDS_MAX]; /* positions in index->file_names */
+	size_t entry_cap;
+	bool map_seen, metadata_seen;
+};
+
+static struct stfs_str file_name(const void *owner, uint32_t number)
 {
-	struct json_tokener *tokener = json_tokener_new_ex(16);
-	enum json_tokener_error error;
-	size_t end;
+	const struct reader *reader = owner;
 
-	if (!tokener)
-		return -ENOMEM;
-	json_tokener_set_flags(tokener, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8);
-	index->root = json_tokener_parse_ex(tokener, text, (int)len);
-	error = json_tokener_get_error(tokener);
-	end = json_tokener_get_parse_end(tokener);
-	json_tokener_free(tokener);
-	while (end < len && strchr(" \t\r\n", text[end]) && text[end])
-		end++;
-	if (error == json_tokener_success && end == len)
+	return stfs_str_from(reader->index->file_names.data + reader->file_at[number]);
+}
+
+static struct stfs_str entry_name(const void *owner, uint32_t number)
+{
+	return stfs_index_name(owner, number);
+}
+
+struct stfs_str stfs_index_name(const struct stfs_index *index, uint32_t entry)
+{
+	return stfs_str_slice(index->text + index->entries[entry].name_pos,
+			      index->entries[entry].name_len);
+}
+
+uint32_t stfs_index_find(const struct stfs_index *index, struct stfs_str name)
+{
+	uint32_t entry = *stfs_nametable_slot(&index->by_name, name, entry_name, index);
+
+	return entry == STFS_NO_NUMBER ? STFS_NO_NUMBER : index->entries[entry].file;
+}
+
+/* ---- Reading ---- */
+
+static bool one_component(struct stfs_str name)
+{
+	return name.len && !memchr(name.ptr, '\0', name.len) && !memchr(name.ptr, '/', name.len) &&
+	       !stfs_str_is(name, ".") && !stfs_str_is(name, "..");
+}
+
+/* The number of a file, a new one when it was not met before. 0 or -errno. */
+static int number_file(struct reader *reader, struct stfs_str file, uint32_t *number)
+{
+	struct stfs_index *index = reader->index;
+	uint32_t *slot;
+	int r;
+
+	/* Most often it is that of the entry before. */
+	if (index->count) {
+		*number = index->entries[index->count - 1].file;
+		if (stfs_str_equal(file_name(reader, *number), file))
+			return 0;
+	}
+	slot = stfs_nametable_slot(&reader->by_file, file, file_name, reader);
+	*number = *slot;
+	if (*number != STFS_NO_NUMBER)
 		return 0;
-	return stfs_err_set(err, -EBADMSG, end, "not JSON: %s",
-			    error == json_tokener_success ? "characters behind the object"
-			    : error == json_tokener_continue ? "the text ends too early"
-							     : json_tokener_error_desc(error));
+	if (index->file_count == STFS_SHARDS_MAX)
+		return stfs_err_set(reader->err, -EBADMSG, reader->json.pos,
+				    "weight_map: names more than %u files", STFS_SHARDS_MAX);
+	reader->file_at[index->file_count] = (uint32_t)index->file_names.len;
+	stfs_buf_add_str(&index->file_names, file);
+	r = stfs_buf_putc(&index->file_names, '\0');
+	if (r == 0)
+		*slot = *number = index->file_count++;
+	return r;
 }
 
-static bool one_component(struct json_object *value)
+/* Room for one more entry, by half as much again: the bound on memory counts on it. */
+static int grow(struct reader *reader)
 {
-	const char *name = json_object_get_string(value);
+	struct stfs_index_entry *entries;
+	size_t cap = reader->entry_cap < 64 ? 64 : reader->entry_cap + reader->entry_cap / 2;
 
-	return *name && strlen(name) == (size_t)json_object_get_string_len(value) &&
-	       strcmp(name, ".") != 0 && strcmp(name, "..") != 0 && !strchr(name, '/');
+	if (reader->index->count < reader->entry_cap)
+		return 0;
+	entries = reallocarray(reader->index->entries, cap, sizeof(*entries));
+	if (!entries)
+		return -ENOMEM;
+	reader->index->entries = entries;
+	reader->entry_cap = cap;
+	return 0;
 }
+
+/* One member of weight_map. `raw` and the value are read; name is the key, not in scratch. */
+static int add_entry(struct reader *reader, struct stfs_str name, size_t start, struct stfs_json_string raw)
+{
+	struct stfs_index *index = reader->index;
+	char quoted[STFS_QUOTED_MAX], quoted_name[STFS_QUOTED_MAX];
+	struct stfs_str file;
+	uint32_t number;
+	int r = stfs_json_plain(&reader->json, raw, &reader->scratch, &file);
+
+	if (r < 0)
+		return r;
+	if (!one_component(file))
+		return stfs_err_set(reader->err, -EBADMSG, start,
+				    "weight_map: tensor \"%s\" names \"%s\", which is no file name in the "
+				    "index's own folder", stfs_quote(name, quoted_name),
+				    stfs_quote(file, quoted));
+	r = grow(reader);
+	if (r == 0)
+		r = number_file(reader, file, &number);
+	if (r < 0)
+		return r;
+	index->entries[index->count++] = (struct stfs_index_entry){
+		.name_pos = (uint64_t)(name.ptr - index->text), .name_len = name.len, .file = number,
+	};
+	return 0;
+}
+
+/* Undoes the escapes of a key where it stands: the reader has passed it. */
+static int unescape_in_place(struct reader *reader, struct stfs_json_string raw, struct stfs_str *name)
+{
+	char *at = reader->index->text + raw.pos;
+	int r = stfs_json_plain(&reader->json, raw, &reader->scratch, name);
+
+	if (r == 0 && raw.escaped) {
+		memcpy(at, name->ptr, name->len);
+		name->ptr = at;
+	}
+	return r;
+}
+
+static int read_map(struct reader *reader)
+{
+	struct stfs_json *json = &reader->json;
+	struct stfs_json_string key, value;
+	char quoted[STFS_QUOTED_MAX];
+	struct stfs_str name;
+	bool first = true;
+	int r = stfs_json_enter(json, '{');
+
+	while (r == 0) {
+		r = stfs_json_next(json, '}', &first);
+		if (r <= 0)
+			break;
+		r = stfs_json_key(json, &key);
+		if (r == 0)
+			r = unescape_in_place(reader, key, &name);
+		if (r < 0)
+			break;
+		if (stfs_json_peek(json) != '"')
+			return stfs_err_set(reader->err, -EBADMSG, json->pos,
+					    "weight_map: tensor \"%s\" must name a file",
+					    stfs_quote(name, quoted));
+		r = stfs_json_string(json, &value);
+		if (r == 0)
+			r = add_entry(reader, name, key.pos - 1, value);
+	}
+	return r;
+}
+
+/* A number as writers have put it: 7, or 7.0 where it went through a real. */
+static int read_total_size(struct reader *reader)
+{
+	struct stfs_json *json = &reader->json;
+	struct stfs_json whole;
+	struct stfs_json_number number;
+	size_t start, end;
+	int r;
+
+	stfs_json_peek(json);
+	start = json->pos;
+	r = stfs_json_number(json, &number);
+	if (r < 0)
+		return r;
+	end = json->pos;
+	if (number.kind == STFS_JSON_REAL) {
+		while (end > start && json->text[end - 1] == '0')
+			end--;
+		if (json->text[end - 1] != '.')
+			return 0;
+		whole = (struct stfs_json){.text = json->text + start, .len = end - 1 - start};
+		r = stfs_json_number(&whole, &number);
+	}
+	reader->index->has_total_size = r == 0 && number.kind == STFS_JSON_UINT;
+	reader->index->total_size = reader->index->has_total_size ? number.value : 0;
+	return 0;
+}
+
+static int read_metadata(struct reader *reader)
+{
+	struct stfs_json *json = &reader->json;
+	struct stfs_json_string raw;
+	struct stfs_str key;
+	bool first = true;
+	char c;
+	int r;
+
+	if (stfs_json_peek(json) != '{') /* old writers */
+		return stfs_json_skip(json, NULL, NULL);
+	r = stfs_json_enter(json, '{');
+	while (r == 0) {
+		r = stfs_json_next(json, '}', &first);
+		if (r <= 0)
+			break;
+		r = stfs_json_key(json, &raw);
+		if (r == 0)
+			r = stfs_json_plain(json, raw, &reader->scratch, &key);
+		if (r < 0)
+			break;
+		c = stfs_json_peek(json);
+		if (stfs_str_is(key, "total_size") && (c == '-' || (c >= '0' && c <= '9')))
+			r = read_total_size(reader);
+		else
+			r = stfs_json_skip(json, NULL, NULL);
+	}
+	return r;
+}
+
+/* A key that readers would have to choose from. */
+static int say_twice(struct reader *reader, size_t pos, const char *key)
+{
+	return stfs_err_set(reader->err, -EBADMSG, pos, "\"%s\" stands twice", key);
+}
+
+static int no_index(struct reader *reader)
+{
+	return stfs_err_set(reader->err, -EBADMSG, STFS_NO_POSITION,
+			    "no index of a sharded model: it needs an object \"weight_map\"");
+}
+
+static int read_member(struct reader *reader)
+{
+	struct stfs_json_string raw;
+	struct stfs_str key;
+	int r = stfs_json_key(&reader->json, &raw);
+
+	if (r == 0)
+		r = stfs_json_plain(&reader->json, raw, &reader->scratch, &key);
+	if (r < 0)
+		return r;
+	if (stfs_str_is(key, "metadata")) {
+		if (reader->metadata_seen)
+			return say_twice(reader, raw.pos - 1, "metadata");
+		reader->metadata_seen = true;
+		return read_metadata(reader);
+	}
+	if (!stfs_str_is(key, "weight_map"))
+		return stfs_json_skip(&reader->json, NULL, NULL);
+	if (reader->map_seen)
+		return say_twice(reader, raw.pos - 1, "weight_map");
+	reader->map_seen = true;
+	return stfs_json_peek(&reader->json) == '{' ? read_map(reader) : no_index(reader);
+}
+
+static int read_members(struct reader *reader)
+{
+	bool first = true;
+	int r;
+
+	if (stfs_json_peek(&reader->json) != '{')
+		return stfs_json_skip(&reader->json, NULL, NULL);
+	r = stfs_json_enter(&reader->json, '{');
+	while (r == 0) {
+		r = stfs_json_next(&reader->json, '}', &first);
+		if (r <= 0)
+			break;
+		r = read_member(reader);
+	}
+	return r;
+}
+
+static int read_text(struct reader *reader)
+{
+	struct stfs_json *json = &reader->json;
+	size_t bad = stfs_utf8_check(json->text, json->len);
+	int r;
+
+	if (bad < json->len)
+		return stfs_err_set(reader->err, -EBADMSG, bad, "not JSON: byte %zu is not UTF-8", bad);
+	r = read_members(reader);
+	if (r == 0) {
+		stfs_json_peek(json);
+		if (json->pos < json->len)
+			r = stfs_json_fail(json, "characters behind the object");
+	}
+	if (r == -EBADMSG && json->error)
+		return stfs_err_set(reader->err, r, json->error_pos, "not JSON: byte %zu: %s",
+				    json->error_pos, json->error);
+	if (r == 0 && !reader->map_seen)
+		return no_index(reader);
+	if (r == 0 && reader->index->count == 0)
+		return stfs_err_set(reader->err, -EBADMSG, STFS_NO_POSITION, "weight_map: names no file");
+	return r;
+}
+
+/* ---- What is made of it ---- */
 
 static int by_name(const void *left, const void *right)
 {
@@ -44,100 +313,93 @@ static int by_name(const void *left, const void *right)
 				    stfs_str_from(*(const char *const *)right));
 }
 
-/* All values of weight_map, each once. */
-static int collect_files(struct stfs_index *index, struct stfs_err *err)
+/* Puts the files in natural order and the entries' numbers with them. */
+static int sort_files(struct reader *reader)
 {
-	size_t count = (size_t)json_object_object_length(index->weight_map), kept = 0;
-	char quoted[STFS_QUOTED_MAX], quoted_name[STFS_QUOTED_MAX];
+	struct stfs_index *index = reader->index;
+	uint32_t *places = calloc(index->file_count, sizeof(*places));
 
-	index->files = calloc(count ? count : 1, sizeof(*index->files));
-	if (!index->files)
+	index->files = calloc(index->file_count, sizeof(*index->files));
+	if (!index->files || !places) {
+		free(places);
 		return -ENOMEM;
-	json_object_object_foreach(index->weight_map, name, value) {
-		if (!json_object_is_type(value, json_type_string))
-			return stfs_err_set(err, -EBADMSG, STFS_NO_POSITION,
-					    "weight_map: tensor \"%s\" must name a file",
-					    stfs_quote(stfs_str_from(name), quoted));
-		if (!one_component(value))
-			return stfs_err_set(err, -EBADMSG, STFS_NO_POSITION,
-					    "weight_map: tensor \"%s\" names \"%s\", which is no file "
-					    "name in the index's own folder",
-					    stfs_quote(stfs_str_from(name), quoted_name),
-					    stfs_quote(stfs_str_from(json_object_get_string(value)),
-						       quoted));
-		index->files[kept++] = json_object_get_string(value);
 	}
-	qsort(index->files, kept, sizeof(*index->files), by_name);
-	for (size_t i = 0; i < kept; i++)
-		if (!index->file_count ||
-		    strcmp(index->files[index->file_count - 1], index->files[i]) != 0)
-			index->files[index->file_count++] = index->files[i];
-	if (index->file_count > STFS_SHARDS_MAX)
-		return stfs_err_set(err, -EBADMSG, STFS_NO_POSITION,
-				    "weight_map: names %u files, more than %u", index->file_count,
-				    STFS_SHARDS_MAX);
+	for (uint32_t i = 0; i < index->file_count; i++)
+		index->files[i] = index->file_names.data + reader->file_at[i];
+	qsort(index->files, index->file_count, sizeof(*index->files), by_name);
+	for (uint32_t i = 0; i < index->file_count; i++)
+		places[*stfs_nametable_slot(&reader->by_file, stfs_str_from(index->files[i]), file_name,
+					    reader)] = i;
+	for (uint32_t i = 0; i < index->count; i++)
+		index->entries[i].file = places[index->entries[i].file];
+	free(places);
 	return 0;
 }
 
-int stfs_index_read(const char *text, size_t len, struct stfs_index *index, struct stfs_err *err)
+static int index_names(struct reader *reader, const struct stfs_sipkey *key)
 {
-	struct json_object *metadata, *total;
+	struct stfs_index *index = reader->index;
+	int r = stfs_nametable_make(&index->by_name, key, index->count);
+	char quoted[STFS_QUOTED_MAX];
+
+	for (uint32_t i = 0; r == 0 && i < index->count; i++) {
+		struct stfs_str name = stfs_index_name(index, i);
+		uint32_t *slot = stfs_nametable_slot(&index->by_name, name, entry_name, index);
+
+		if (*slot != STFS_NO_NUMBER)
+			return stfs_err_set(reader->err, -EBADMSG, index->entries[i].name_pos - 1u,
+					    "weight_map: tensor \"%s\" stands twice",
+					    stfs_quote(name, quoted));
+		*slot = i;
+	}
+	return r;
+}
+
+int stfs_index_read(char *text, size_t len, struct stfs_index *index, struct stfs_err *err)
+{
+	struct reader *reader;
+	struct stfs_sipkey key;
 	int r;
 
-	*index = (struct stfs_index){0};
+	*index = (struct stfs_index){.text = text};
 	if (len > STFS_INDEX_MAX)
 		return stfs_err_set(err, -EBADMSG, STFS_INDEX_MAX, "the index is larger than %u bytes",
 				    STFS_INDEX_MAX);
-	r = parse(text, len, index, err);
+	r = stfs_sipkey_random(&key);
 	if (r < 0)
 		return r;
-	if (!json_object_is_type(index->root, json_type_object) ||
-	    !json_object_object_get_ex(index->root, "weight_map", &index->weight_map) ||
-	    !json_object_is_type(index->weight_map, json_type_object))
-		return stfs_err_set(err, -EBADMSG, STFS_NO_POSITION,
-				    "no index of a sharded model: it needs an object \"weight_map\"");
-	/* An index may lack total_size (old writers), or give it as a real number. */
-	if (json_object_object_get_ex(index->root, "metadata", &metadata) &&
-	    json_object_object_get_ex(metadata, "total_size", &total) &&
-	    (json_object_is_type(total, json_type_int) ||
-	     json_object_is_type(total, json_type_double))) {
-		index->has_total_size = true;
-		index->total_size = json_object_get_uint64(total);
-	}
-	return collect_files(index, err);
+	reader = calloc(1, sizeof(*reader));
+	if (!reader)
+		return -ENOMEM;
+	reader->json = (struct stfs_json){.text = text, .len = len};
+	reader->index = index;
+	reader->err = err;
+	r = stfs_nametable_make(&reader->by_file, &key, STFS_SHARDS_MAX);
+	if (r == 0)
+		r = read_text(reader);
+	if (r == 0)
+		r = sort_files(reader);
+	if (r == 0)
+		r = index_names(reader, &key);
+	stfs_nametable_free(&reader->by_file);
+	stfs_buf_free(&reader->scratch);
+	free(reader);
+	return r;
+}
+
+void stfs_index_forget(struct stfs_index *index)
+{
+	free(index->text);
+	free(index->entries);
+	free(index->files);
+	stfs_nametable_free(&index->by_name);
+	stfs_buf_free(&index->file_names);
+	*index = (struct stfs_index){.total_size = index->total_size,
+				     .has_total_size = index->has_total_size};
 }
 
 void stfs_index_free(struct stfs_index *index)
 {
-	json_object_put(index->root);
-	free(index->files);
+	stfs_index_forget(index);
 	*index = (struct stfs_index){0};
-}
-
-uint32_t stfs_index_find(const struct stfs_index *index, struct stfs_str name)
-{
-	struct json_object *value;
-	uint32_t low = 0, high = index->file_count, middle;
-	const char *file;
-	char *terminated;
-
-	/* json-c's keys end at a NUL: a tensor whose name holds one is never in its map. */
-	if (memchr(name.ptr, '\0', name.len))
-		return UINT32_MAX;
-	terminated = strndup(name.ptr, name.len);
-	if (!terminated)
-		return UINT32_MAX;
-	value = json_object_object_get(index->weight_map, terminated);
-	free(terminated);
-	if (!value)
-		return UINT32_MAX;
-	file = json_object_get_string(value);
-	while (low < high) {
-		middle = low + (high - low) / 2;
-		if (by_name(&file, &index->files[middle]) > 0)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
 }

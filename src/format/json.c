@@ -383,3 +383,116 @@ int stfs_json_unescape(struct stfs_str raw, struct stfs_buf *out)
 	}
 	return stfs_buf_status(out);
 }
+
+int stfs_json_plain(const struct stfs_json *json, struct stfs_json_string raw, struct stfs_buf *scratch,
+		    struct stfs_str *out)
+{
+	int r = 0;
+
+	*out = stfs_json_raw(json, raw);
+	if (raw.escaped) {
+		stfs_buf_clear(scratch);
+		r = stfs_json_unescape(*out, scratch);
+		*out = stfs_buf_str(scratch);
+	}
+	return r;
+}
+
+/* What is open while a value is passed over, by depth. */
+struct skip_level {
+	char close;
+	bool first;
+};
+
+static int skip_enter(struct stfs_json *json, char c, struct skip_level *levels,
+		      const struct stfs_json_visitor *visitor, void *data)
+{
+	int r = stfs_json_enter(json, c);
+
+	if (r < 0)
+		return r;
+	levels[json->depth] = (struct skip_level){.close = c == '{' ? '}' : ']', .first = true};
+	return visitor ? visitor->enter(data) : 0;
+}
+
+/* Leaves what ends here, down to `base`: 1 when an element follows, 0 at the end of the value. */
+static int skip_on(struct stfs_json *json, unsigned base, struct skip_level *levels,
+		   const struct stfs_json_visitor *visitor, void *data)
+{
+	struct stfs_json_string key;
+	struct skip_level *level;
+	int r;
+
+	while (json->depth > base) {
+		level = &levels[json->depth];
+		r = stfs_json_next(json, level->close, &level->first);
+		if (r < 0)
+			return r;
+		if (r == 1 && level->close == '}') {
+			r = stfs_json_key(json, &key);
+			if (r == 0 && visitor)
+				r = visitor->key(data, key);
+			return r < 0 ? r : 1;
+		}
+		if (r == 1)
+			return 1;
+		r = visitor ? visitor->leave(data) : 0;
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int stfs_json_skip(struct stfs_json *json, const struct stfs_json_visitor *visitor, void *data)
+{
+	struct skip_level levels[STFS_JSON_MAX_DEPTH + 1];
+	unsigned base = json->depth;
+	char c;
+	int r;
+
+	do {
+		c = stfs_json_peek(json);
+		if (c == '{' || c == '[')
+			r = skip_enter(json, c, levels, visitor, data);
+		else
+			r = stfs_json_scalar(json);
+		if (r == 0)
+			r = skip_on(json, base, levels, visitor, data);
+	} while (r == 1);
+	return r;
+}
+
+static bool needs_escape(unsigned char c)
+{
+	return c < 0x20 || c == '"' || c == '\\';
+}
+
+static void put_escape(unsigned char c, struct stfs_buf *out)
+{
+	static const char letters[0x20] = {
+		['\b'] = 'b', ['\t'] = 't', ['\n'] = 'n', ['\f'] = 'f', ['\r'] = 'r',
+	};
+
+	if (c >= 0x20)
+		stfs_buf_printf(out, "\\%c", c);
+	else if (letters[c])
+		stfs_buf_printf(out, "\\%c", letters[c]);
+	else
+		stfs_buf_printf(out, "\\u%04x", c);
+}
+
+int stfs_json_quote(struct stfs_str text, struct stfs_buf *out)
+{
+	size_t start = 0;
+
+	stfs_buf_putc(out, '"');
+	for (size_t i = 0; i < text.len; i++) {
+		if (!needs_escape((unsigned char)text.ptr[i]))
+			continue;
+		stfs_buf_add(out, text.ptr + start, i - start);
+		put_escape((unsigned char)text.ptr[i], out);
+		start = i + 1;
+	}
+	stfs_buf_add(out, text.len ? text.ptr + start : NULL, text.len - start);
+	return stfs_buf_putc(out, '"');
+}

@@ -5,7 +5,7 @@
  * levels. It builds no tree: the caller pulls one token after another and gets positions into the
  * text, so memory does not grow with it. The text must be valid UTF-8 (base/utf8.h).
  *
- * It exists for headers only: a library that merges duplicate keys or builds a tree can neither
+ * It exists for headers and indexes: a library that merges duplicate keys or builds a tree can neither
  * enforce the specification on a header nor open one of 100,000 tensors within its memory bound.
  */
 #ifndef STFS_FORMAT_JSON_H
@@ -76,6 +76,30 @@ int stfs_json_fail(struct stfs_json *json, const char *error);
 
 /* Appends the characters that the checked content `raw` of a string stands for. 0 or -ENOMEM. */
 int stfs_json_unescape(struct stfs_str raw, struct stfs_buf *out);
+
+/*
+ * The characters of a string: *out is in the text, or in `scratch` (until its next use) where there
+ * are escapes. 0 or -ENOMEM.
+ */
+int stfs_json_plain(const struct stfs_json *json, struct stfs_json_string raw, struct stfs_buf *scratch,
+		    struct stfs_str *out);
+
+/* What stfs_json_skip() calls on its way; a result below 0 ends it and is its own. */
+struct stfs_json_visitor {
+	int (*enter)(void *data); /* behind '{' or '[': json->depth is that of what was entered */
+	int (*key)(void *data, struct stfs_json_string raw); /* behind a key and its colon */
+	int (*leave)(void *data); /* behind '}' or ']': json->depth is one less */
+};
+
+/* Passes over a value, whatever it is. `visitor` may be NULL. */
+int stfs_json_skip(struct stfs_json *json, const struct stfs_json_visitor *visitor, void *data);
+
+/*
+ * Appends `text` (valid UTF-8, any characters) as a JSON string, quotes included, with no escapes
+ * but those that RFC 8259 demands (section 7): '"', '\' and the control bytes below 0x20. 0 or
+ * -ENOMEM.
+ */
+int stfs_json_quote(struct stfs_str text, struct stfs_buf *out);
 
 static inline struct stfs_str stfs_json_raw(const struct stfs_json *json,
 					    struct stfs_json_string string)

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+static_assert(STFS_RULE_COUNT == STFS_RULE_TOTAL_SIZE + 1, "the last of enum stfs_rule");
+
 static const struct stfs_rule_info rules[STFS_RULE_COUNT] = {
 	[STFS_RULE_FILE_TOO_SMALL] = {"file-too-small", STFS_LEVEL_ERROR, false},
 	[STFS_RULE_HEADER_TOO_LARGE] = {"header-too-large", STFS_LEVEL_ERROR, false},

@@ -78,8 +78,6 @@ struct stfs_rule_info {
 const struct stfs_rule_info *stfs_rule_info(enum stfs_rule rule);
 const char *stfs_level_name(enum stfs_level level);
 
-#define STFS_NO_TENSOR UINT32_MAX
-
 struct stfs_finding {
 	enum stfs_rule rule;
 	uint64_t position; /* byte in the file, or STFS_NO_POSITION */

@@ -12,13 +12,7 @@
 
 #include "base/buf.h"
 #include "format/dtype.h"
-
-/*
- * Appends `text` (valid UTF-8, any characters) as a JSON string, quotes included, with no escapes
- * but those that RFC 8259 demands (section 7): '"', '\' and the control bytes below 0x20. 0 or
- * -ENOMEM.
- */
-int stfs_json_quote(struct stfs_str text, struct stfs_buf *out);
+#include "format/json.h" /* stfs_json_quote(), for those who write other texts like it */
 
 /*
  * Appends the sidecar's text to `out`; `long_name` is the true name when the file name is hashed,

@@ -5,7 +5,7 @@
 
 bool stfs_fs_has_form(const struct stfs_tensor_ref *ref, enum stfs_form form)
 {
-	return form != STFS_FORM_NPY || ref->dtype->descr;
+	return form != STFS_FORM_NPY || (ref->dtype->descr && ref->tensor->rank <= STFS_NPY_RANK_MOST);
 }
 
 bool stfs_fs_node(const struct stfs_fs *fs, fuse_ino_t ino, struct stfs_tensor_ref *ref, uint32_t *id,
@@ -35,8 +35,11 @@ static void set_times(struct stfs_shard *shard, struct stat *st)
 static int made_up_len(const struct stfs_tensor_ref *ref, enum stfs_form form, uint64_t *len)
 {
 	STFS_AUTO_BUF struct stfs_buf buf = STFS_BUF_INIT;
-	int r = form == STFS_FORM_NPY ? stfs_fs_npy_header(ref, &buf) : stfs_fs_sidecar(ref, &buf);
+	int r;
 
+	if (form == STFS_FORM_SIDECAR)
+		return stfs_fs_sidecar_len(ref, len);
+	r = stfs_fs_npy_header(ref, &buf);
 	*len = buf.len;
 	return r;
 }

@@ -14,6 +14,8 @@
 
 /* FUSE_SUPER_MAGIC of linux/magic.h, which older headers lack. */
 #define FUSE_MAGIC 0x65735546
+/* As mount(8) has it. */
+#define EXIT_MOUNT_FAILED 32
 
 /* In the parent: exits as the child says. */
 static void wait_for(pid_t child, int fd, const char *mountpoint)
@@ -28,15 +30,22 @@ static void wait_for(pid_t child, int fd, const char *mountpoint)
 	while (got < 0 && errno == EINTR);
 	if (got == 1) {
 		/* The request waits in the kernel until INIT has been answered: then it is up. */
+		errno = 0;
 		if (statfs(mountpoint, &st) == 0 && st.f_type == FUSE_MAGIC)
 			_exit(0);
-		fprintf(stderr, "safetensorsfs: %s: mounted but does not answer: %s\n", mountpoint,
-			strerror(errno));
-		_exit(32);
+		fprintf(stderr, "safetensorsfs: %s: mounted, but %s\n", mountpoint,
+			errno ? strerror(errno) : "something else stands there now");
+		_exit(EXIT_MOUNT_FAILED);
 	}
 	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
 		;
-	_exit(WIFEXITED(status) && WEXITSTATUS(status) ? WEXITSTATUS(status) : 2);
+	if (WIFEXITED(status) && WEXITSTATUS(status))
+		_exit(WEXITSTATUS(status)); /* it has said why */
+	if (WIFSIGNALED(status))
+		fprintf(stderr, "safetensorsfs: the daemon was killed by signal %d\n", WTERMSIG(status));
+	else
+		fprintf(stderr, "safetensorsfs: %s: unmounted before it was ready\n", mountpoint);
+	_exit(EXIT_MOUNT_FAILED);
 }
 
 int stfs_daemonize(const char *mountpoint, int *ready_fd)

@@ -17,7 +17,7 @@ static char *absolute(const char *path)
 	STFS_AUTO_FREE char *folder = path[0] == '/' ? NULL : getcwd(NULL, 0);
 	char *joined;
 
-	if (!folder)
+	if (!folder) /* absolute already, or the folder that we are in is gone */
 		return strdup(path);
 	return asprintf(&joined, "%s/%s", folder, path) < 0 ? NULL : joined;
 }
@@ -32,18 +32,30 @@ static char *resolved(const char *path)
 
 /*
  * Owner and permissions: those of the model file, without write, unless the options say. Of several
- * shards nobody may read more than all of them allow.
+ * shards nobody may read more than all of them allow; when they belong to different people, the bits
+ * of owner and group speak of nobody in common, and only what is open to all stays open.
  */
 static void choose_owner(struct stfs_fs *fs)
 {
 	const struct stfs_options *o = fs->options;
 	const struct stat *st = &fs->model->shards[0].st;
+	uid_t uid = st->st_uid;
+	gid_t gid = st->st_gid;
 	mode_t mode = 0444;
+	bool mixed = false;
 
-	for (uint32_t i = 0; i < fs->model->shard_count; i++)
-		mode &= fs->model->shards[i].st.st_mode;
-	fs->uid = o->uid_set ? o->uid : st->st_uid;
-	fs->gid = o->gid_set ? o->gid : st->st_gid;
+	for (uint32_t i = 0; i < fs->model->shard_count; i++) {
+		st = &fs->model->shards[i].st;
+		mode &= st->st_mode;
+		mixed |= st->st_uid != uid || st->st_gid != gid;
+	}
+	if (mixed) {
+		uid = geteuid();
+		gid = getegid();
+		mode = mode & 0004 ? 0444 : 0400;
+	}
+	fs->uid = o->uid_set ? o->uid : uid;
+	fs->gid = o->gid_set ? o->gid : gid;
 	fs->file_mode = o->fmask_set ? 0444 & ~o->fmask : mode;
 	/* Who may read may also enter. */
 	fs->dir_mode = o->dmask_set ? 0555 & ~o->dmask : mode | mode >> 2;
@@ -74,7 +86,8 @@ int stfs_fs_open(struct stfs_fs *fs, const struct stfs_options *options, struct 
 {
 	int r;
 
-	*fs = (struct stfs_fs){.options = options, .handles_lock = PTHREAD_MUTEX_INITIALIZER};
+	*fs = (struct stfs_fs){.options = options, .handles_lock = PTHREAD_MUTEX_INITIALIZER,
+			       .wake_fd = -1};
 	r = stfs_model_open(options->model, STFS_OPEN_TOLERANT | STFS_OPEN_MAP, &fs->model, err);
 	if (r == 0)
 		r = prepare(fs, err);

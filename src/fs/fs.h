@@ -52,7 +52,7 @@ struct stfs_fs {
 	/* A byte an id: tensors seen to be mapped or read in small pieces, whose later opens use
 	 * the page cache (facts: direct I/O loses there). */
 	_Atomic unsigned char *prefers_cache; /* owned */
-	pthread_mutex_t handles_lock;
+	pthread_mutex_t handles_lock; /* never held together with a shard's lock */
 	struct stfs_handle *handles; /* owned: all that are open; guarded by handles_lock */
 	uid_t uid;
 	gid_t gid;
@@ -61,6 +61,7 @@ struct stfs_fs {
 	/* Set while INIT is answered, before any other request comes. */
 	_Atomic bool direct_io_mmap;
 	_Atomic bool parallel_dirops;
+	_Atomic int wake_fd; /* of the watch (fs/watch.h), borrowed; -1 while there is none */
 	_Atomic uint64_t failed_replies; /* the model was cut short under a reply */
 	void (*ready)(void *data);       /* called once, when the kernel has sent INIT */
 	void *ready_data;
@@ -79,18 +80,23 @@ static inline fuse_ino_t stfs_fs_ino(uint32_t id, enum stfs_form form)
 bool stfs_fs_node(const struct stfs_fs *fs, fuse_ino_t ino, struct stfs_tensor_ref *ref, uint32_t *id,
 		  enum stfs_form *form);
 
-/* Whether the tensor has this form at all: sub-byte types have no .npy. */
+/*
+ * Whether the tensor has this form at all: sub-byte types have no .npy, nor have shapes of more
+ * dimensions than this (NumPy opens at most 64), whose .npy header would cost memory for nothing.
+ */
+#define STFS_NPY_RANK_MOST (1u << 16)
 bool stfs_fs_has_form(const struct stfs_tensor_ref *ref, enum stfs_form form);
 
 /* attr.c: fills `st` for an inode: 0, -ENOENT, -ENOMEM. */
 int stfs_fs_stat(struct stfs_fs *fs, fuse_ino_t ino, struct stat *st);
 
-/* lookup.c: the inode of a name in the directory: 0; -ENOENT; -EINVAL and -EILSEQ for bad names. */
+/* lookup.c: the inode of a name in the directory: 0; -ENOENT; -EINVAL, -EILSEQ, -ENAMETOOLONG. */
 int stfs_fs_lookup(struct stfs_fs *fs, const char *name, fuse_ino_t *ino);
 int stfs_fs_index_hashed(struct stfs_fs *fs);
 
 /* content.c: what is made up rather than read. Append to `out`; 0 or -ENOMEM. */
 int stfs_fs_sidecar(const struct stfs_tensor_ref *ref, struct stfs_buf *out);
+int stfs_fs_sidecar_len(const struct stfs_tensor_ref *ref, uint64_t *len);
 int stfs_fs_npy_header(const struct stfs_tensor_ref *ref, struct stfs_buf *out);
 int stfs_fs_metadata(const struct stfs_model *model, struct stfs_buf *out);
 

@@ -6,28 +6,50 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "fs/watch.h"
+
 /* Direct I/O wins from blocks of this size up; smaller files live in the page cache (facts). */
 #define DIRECT_FROM (128u << 10)
 
-static void handle_free(struct stfs_handle *handle)
+static void text_free(struct stfs_text *text)
 {
-	if (handle)
-		stfs_buf_free(&handle->made_up);
-	free(handle);
+	if (text)
+		stfs_buf_free(&text->buf);
+	free(text);
 }
 
+/*
+ * Puts the handle among the others. When one of them has the bytes of this inode already, it shares
+ * them and gives its own up: a header can be large, and be opened often.
+ */
 static void enlist(struct stfs_fs *fs, struct stfs_handle *handle)
 {
+	struct stfs_text *spare = NULL;
+
 	pthread_mutex_lock(&fs->handles_lock);
+	for (struct stfs_handle *h = fs->handles; handle->text && h; h = h->after) {
+		if (h->ino != handle->ino || !h->text || handle->ino == STFS_INO_STATUS)
+			continue;
+		spare = handle->text;
+		handle->text = h->text;
+		break;
+	}
+	if (handle->text) {
+		handle->text->users++;
+		handle->made_up = stfs_buf_str(&handle->text->buf);
+	}
 	handle->after = fs->handles;
 	if (handle->after)
 		handle->after->before = handle;
 	fs->handles = handle;
 	pthread_mutex_unlock(&fs->handles_lock);
+	text_free(spare);
 }
 
 static void close_handle(struct stfs_fs *fs, struct stfs_handle *handle)
 {
+	struct stfs_text *last = NULL;
+
 	pthread_mutex_lock(&fs->handles_lock);
 	if (handle->after)
 		handle->after->before = handle->before;
@@ -35,8 +57,11 @@ static void close_handle(struct stfs_fs *fs, struct stfs_handle *handle)
 		handle->before->after = handle->after;
 	else
 		fs->handles = handle->after;
+	if (handle->text && --handle->text->users == 0)
+		last = handle->text;
 	pthread_mutex_unlock(&fs->handles_lock);
-	handle_free(handle);
+	text_free(last);
+	free(handle);
 }
 
 void stfs_fs_close_handles(struct stfs_fs *fs)
@@ -53,36 +78,50 @@ static int may_read_status(fuse_req_t req, const struct stfs_fs *fs)
 	return uid == 0 || uid == fs->uid || uid == getuid() ? 0 : -EACCES;
 }
 
-static int open_tensor(struct stfs_fs *fs, fuse_ino_t ino, struct stfs_handle *handle)
+/* The bytes that the file begins with, if it has such. */
+static int make_up(struct stfs_fs *fs, struct stfs_handle *handle, enum stfs_form form)
+{
+	handle->text = calloc(1, sizeof(*handle->text));
+	if (!handle->text)
+		return -ENOMEM;
+	if (handle->ino == STFS_INO_STATUS)
+		return stfs_fs_status(fs, &handle->text->buf);
+	return form == STFS_FORM_NPY ? stfs_fs_npy_header(&handle->ref, &handle->text->buf)
+				     : stfs_fs_sidecar(&handle->ref, &handle->text->buf);
+}
+
+static int open_tensor(struct stfs_fs *fs, struct stfs_handle *handle)
 {
 	enum stfs_form form;
 	int r;
 
-	if (!stfs_fs_node(fs, ino, &handle->ref, &handle->id, &form))
+	if (!stfs_fs_node(fs, handle->ino, &handle->ref, &handle->id, &form))
 		return -ENOENT;
 	handle->with_data = form != STFS_FORM_SIDECAR;
-	if (form == STFS_FORM_SIDECAR)
-		return stfs_fs_sidecar(&handle->ref, &handle->made_up);
-	r = stfs_shard_check(handle->ref.shard);
+	r = handle->with_data ? stfs_shard_check(handle->ref.shard) : 0;
+	if (r != 0)
+		stfs_watch_poke(fs); /* the kernel's attributes are old */
 	if (r < 0)
 		return r;
-	return form == STFS_FORM_NPY ? stfs_fs_npy_header(&handle->ref, &handle->made_up) : 0;
+	return form == STFS_FORM_RAW ? 0 : make_up(fs, handle, form);
 }
 
-static int fill(fuse_req_t req, struct stfs_fs *fs, fuse_ino_t ino, struct stfs_handle *handle)
+static int fill(fuse_req_t req, struct stfs_fs *fs, struct stfs_handle *handle)
 {
 	int r;
 
 	handle->id = STFS_NO_TENSOR;
-	if (ino == STFS_INO_ROOT)
+	if (handle->ino == STFS_INO_ROOT)
 		return -EISDIR;
-	if (ino == STFS_INO_METADATA)
-		return stfs_buf_add_str(&handle->made_up, stfs_buf_str(&fs->metadata));
-	if (ino == STFS_INO_STATUS) {
-		r = may_read_status(req, fs);
-		return r < 0 ? r : stfs_fs_status(fs, &handle->made_up);
+	if (handle->ino == STFS_INO_METADATA) {
+		handle->made_up = stfs_buf_str(&fs->metadata);
+		return 0;
 	}
-	return open_tensor(fs, ino, handle);
+	if (handle->ino == STFS_INO_STATUS) {
+		r = may_read_status(req, fs);
+		return r < 0 ? r : make_up(fs, handle, STFS_FORM_RAW);
+	}
+	return open_tensor(fs, handle);
 }
 
 /* How the kernel shall read this file (facts/fuse-io, "What follows"). */
@@ -104,7 +143,10 @@ static void choose_mode(struct stfs_fs *fs, fuse_ino_t ino, const struct stfs_ha
 		fi->keep_cache = 0;
 }
 
-/* Replies: open; EISDIR, ENOENT, EACCES (.stfs), EROFS, ESTALE (header changed), ENOMEM. */
+/*
+ * Replies: open; EISDIR, ENOENT, EACCES (.stfs), EROFS, ESTALE (header changed), ENOMEM, and what
+ * fstat(2) and pread(2) of the model's file system answer.
+ */
 void stfs_fs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct stfs_fs *fs = fuse_req_userdata(req);
@@ -113,10 +155,14 @@ void stfs_fs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 	if (r == 0 && (fi->flags & O_ACCMODE) != O_RDONLY)
 		r = -EROFS;
-	if (r == 0)
-		r = fill(req, fs, ino, handle);
+	if (r == 0) {
+		handle->ino = ino;
+		r = fill(req, fs, handle);
+	}
 	if (r < 0) {
-		handle_free(handle);
+		if (handle)
+			text_free(handle->text);
+		free(handle);
 		fuse_reply_err(req, -r);
 		return;
 	}

@@ -5,12 +5,20 @@
 
 #include "fs/fs.h"
 
+/* Made-up bytes, shared by all handles of one inode; never changed once a handle has them. */
+struct stfs_text {
+	unsigned users; /* guarded by fs->handles_lock */
+	struct stfs_buf buf;
+};
+
 struct stfs_handle {
 	struct stfs_handle *before, *after; /* in fs->handles; guarded by its lock */
+	fuse_ino_t ino;
 	uint32_t id; /* STFS_NO_TENSOR for metadata and status */
 	struct stfs_tensor_ref ref; /* of a tensor's file */
 	bool with_data;             /* the tensor's bytes follow `made_up` */
-	struct stfs_buf made_up;    /* .npy header, sidecar, metadata or status: written at open */
+	struct stfs_text *text;     /* .npy header, sidecar or status: made at open; or NULL */
+	struct stfs_str made_up;    /* those bytes, or the metadata's, which live as long as fs */
 	_Atomic uint64_t next;      /* where a sequential reader goes on */
 	_Atomic unsigned small;     /* small reads in sequence */
 };

@@ -70,9 +70,8 @@ static int find_tensor(const struct stfs_fs *fs, struct stfs_str file, uint32_t 
 		*id = find_hashed(fs, file);
 	} else {
 		r = stfs_name_decode(file, &name);
-		/* A name of this length never is a tensor's file: to a lookup it is just absent. */
 		if (r < 0)
-			return r == -ENAMETOOLONG ? -ENOENT : r;
+			return r;
 		*id = stfs_model_find(fs->model, stfs_buf_str(&name));
 	}
 	return *id == STFS_NO_TENSOR ? -ENOENT : 0;

@@ -6,14 +6,16 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#ifdef __GLIBC__
 #include <malloc.h>
+#endif
 #include <stdio.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/streams.h"
 #include "fs/daemonize.h"
 #include "fs/logging.h"
 #include "fs/session.h"
@@ -22,33 +24,8 @@ enum { EXIT_USAGE = 1, EXIT_MODEL = 2, EXIT_MOUNT = 32 };
 
 static int fail(int code, const struct stfs_err *err)
 {
-	fprintf(stderr, "safetensorsfs: %s\n", err->message);
+	stfs_logging_print(err->message);
 	return code;
-}
-
-/* A sharded model needs a descriptor a shard. */
-static void raise_file_limit(void)
-{
-	struct rlimit limit;
-
-	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
-		limit.rlim_cur = limit.rlim_max;
-		setrlimit(RLIMIT_NOFILE, &limit);
-	}
-}
-
-/* What is opened later must not be taken for a standard stream that the caller has closed. */
-static bool fill_standard_streams(void)
-{
-	int fd;
-
-	do
-		fd = open("/dev/null", O_RDWR);
-	while (fd >= 0 && fd <= STDERR_FILENO);
-	if (fd < 0)
-		return false;
-	close(fd);
-	return true;
 }
 
 static bool is_dead(int error)
@@ -103,6 +80,19 @@ static int serve(struct stfs_fs *fs, bool made, struct stfs_err *err)
 	return stfs_session_serve(fs, session) < 0 ? EXIT_MOUNT : 0;
 }
 
+/* Whether the log file is a shard or the index. */
+static bool logs_into_model(const struct stfs_model *model)
+{
+	struct stat st;
+
+	if (fstatat(model->resolved.folder_fd, model->resolved.name, &st, 0) == 0 && stfs_logging_is(&st))
+		return true;
+	for (uint32_t i = 0; i < model->shard_count; i++)
+		if (stfs_logging_is(&model->shards[i].st))
+			return true;
+	return false;
+}
+
 static int run(const struct stfs_options *options, struct stfs_err *err)
 {
 	struct startup startup = {.ready_fd = -1, .options = options};
@@ -129,9 +119,15 @@ static int run(const struct stfs_options *options, struct stfs_err *err)
 			rmdir(options->mountpoint);
 		return fail(EXIT_MODEL, err);
 	}
+	if (logs_into_model(fs.model)) {
+		stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: the log would be written into the model",
+			     options->log_file);
+		stfs_fs_close(&fs);
+		return fail(EXIT_USAGE, err);
+	}
 	if (fs.model->tolerated)
-		fprintf(stderr, "safetensorsfs: %s: damaged, mounted as far as it can be read "
-			"(see: stfs check %s)\n", options->model, options->model);
+		stfs_log(STFS_LOG_WARNING, "%s: damaged, mounted as far as it can be read (see: stfs check %s)",
+			 options->model, options->model);
 	fs.ready = on_ready;
 	fs.ready_data = &startup;
 	code = serve(&fs, made, err);
@@ -145,11 +141,13 @@ int main(int argc, char **argv)
 	struct stfs_err err = STFS_ERR_INIT;
 	int code = 0;
 
+#ifdef M_ARENA_MAX /* glibc */
 	/* Threads share heaps: memory is to follow the header, not the number of threads. */
 	mallopt(M_ARENA_MAX, 2);
 	/* Large blocks go back to the system when freed; glibc would raise the threshold to 32 MiB. */
 	mallopt(M_MMAP_THRESHOLD, 1 << 20);
-	if (!fill_standard_streams()) {
+#endif
+	if (stfs_streams_fill() < 0) {
 		code = EXIT_MOUNT; /* with nowhere to say so */
 	} else if (stfs_options_parse(argc, argv, &options, &err) < 0) {
 		code = fail(EXIT_USAGE, &err);
@@ -158,7 +156,7 @@ int main(int argc, char **argv)
 	} else if (options.version) {
 		printf("safetensorsfs %s (libfuse %s)\n", STFS_VERSION, fuse_pkgversion());
 	} else if (!options.fake) {
-		raise_file_limit();
+		stfs_raise_file_limit();
 		stfs_logging_to_terminal(options.debug);
 		code = run(&options, &err);
 	}

@@ -49,6 +49,7 @@ enum kind {
 	PASS,    /* for libfuse or the kernel, with its value */
 	FLAG,    /* a bool at `where` */
 	APPLY,   /* a function */
+	REFUSE,  /* known, and not possible */
 };
 
 struct rule {
@@ -58,23 +59,25 @@ struct rule {
 	int (*apply)(struct stfs_options *options, const char *value, struct stfs_err *err);
 };
 
-static int number(const char *text, int base, unsigned long most, unsigned long *out,
-		  struct stfs_err *err)
+static int number(const char *option, const char *text, int base, unsigned long most,
+		  unsigned long *out, struct stfs_err *err)
 {
 	char *end;
 
 	errno = 0;
 	*out = strtoul(text, &end, base);
 	if (errno || end == text || *end || *text == '-' || *out > most)
-		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "\"%s\" is not %s number of the right size",
-				    text, base == 8 ? "an octal" : "a");
+		return base == 8 ? stfs_err_set(err, -EINVAL, STFS_NO_POSITION,
+						"%s: \"%s\" is not an octal number from 0 to %lo", option, text, most)
+				 : stfs_err_set(err, -EINVAL, STFS_NO_POSITION,
+						"%s: \"%s\" is not a number from 0 to %lu", option, text, most);
 	return 0;
 }
 
 static int set_uid(struct stfs_options *options, const char *value, struct stfs_err *err)
 {
 	unsigned long id;
-	int r = number(value, 10, (uid_t)-2, &id, err);
+	int r = number("uid", value, 10, (uid_t)-2, &id, err);
 
 	options->uid = (uid_t)id;
 	options->uid_set = r == 0;
@@ -84,7 +87,7 @@ static int set_uid(struct stfs_options *options, const char *value, struct stfs_
 static int set_gid(struct stfs_options *options, const char *value, struct stfs_err *err)
 {
 	unsigned long id;
-	int r = number(value, 10, (gid_t)-2, &id, err);
+	int r = number("gid", value, 10, (gid_t)-2, &id, err);
 
 	options->gid = (gid_t)id;
 	options->gid_set = r == 0;
@@ -94,7 +97,7 @@ static int set_gid(struct stfs_options *options, const char *value, struct stfs_
 static int set_fmask(struct stfs_options *options, const char *value, struct stfs_err *err)
 {
 	unsigned long mask;
-	int r = number(value, 8, 0777, &mask, err);
+	int r = number("umask, fmask or dmask", value, 8, 0777, &mask, err);
 
 	options->fmask = (mode_t)mask;
 	options->fmask_set = r == 0;
@@ -104,7 +107,7 @@ static int set_fmask(struct stfs_options *options, const char *value, struct stf
 static int set_dmask(struct stfs_options *options, const char *value, struct stfs_err *err)
 {
 	unsigned long mask;
-	int r = number(value, 8, 0777, &mask, err);
+	int r = number("umask, fmask or dmask", value, 8, 0777, &mask, err);
 
 	options->dmask = (mode_t)mask;
 	options->dmask_set = r == 0;
@@ -164,7 +167,7 @@ static int set_sidecars(struct stfs_options *options, const char *value, struct 
 static int set_max_read(struct stfs_options *options, const char *value, struct stfs_err *err)
 {
 	unsigned long bytes;
-	int r = number(value, 10, UINT_MAX, &bytes, err);
+	int r = number("max_read", value, 10, UINT_MAX, &bytes, err);
 
 	if (r < 0)
 		return r;
@@ -198,7 +201,7 @@ static const struct rule rules[] = {
 	{"dmask=", APPLY, 0, set_dmask},
 	{"log_file=", APPLY, 0, set_log_file},
 	{"max_read=", APPLY, 0, set_max_read},
-	{"allow_other", APPLY, 0, set_allow_other},
+	{"allow_other", APPLY, 0, set_allow_other}, {"remount", REFUSE, 0, NULL},
 	{"debug", FLAG, offsetof(struct stfs_options, debug), NULL},
 	/* For libfuse, and through it the kernel. */
 	{"default_permissions", PASS, 0, NULL}, {"auto_unmount", PASS, 0, NULL},
@@ -257,6 +260,9 @@ static int apply_word(struct stfs_options *options, const char *word, bool slopp
 			*(bool *)((char *)options + rules[i].where) = true;
 		else if (rules[i].kind == APPLY)
 			return rules[i].apply(options, word + strlen(rules[i].name), err);
+		else if (rules[i].kind == REFUSE)
+			return stfs_err_set(err, -EINVAL, STFS_NO_POSITION,
+					    "a mount cannot be changed: unmount it, and mount it anew");
 		return stfs_buf_status(&options->fuse);
 	}
 	if (sloppy)

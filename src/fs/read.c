@@ -11,9 +11,12 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "fs/handle.h"
+#include "fs/watch.h"
 
 /* Up to here a cold read is cheaper by pread than by faults in the mapping (facts). */
 #define COPY_MOST (64u << 10)
+/* Threads may have small stacks (ulimit -s, musl): only so much of a copy stands there. */
+#define COPY_STACK (16u << 10)
 /* So many small reads in sequence, and the page cache would have served them better. */
 #define SMALL_READ (32u << 10)
 #define SMALL_READS_MOST 256
@@ -38,7 +41,7 @@ static void learn(struct stfs_fs *fs, struct stfs_handle *handle, size_t size, u
 static void reply_copied(fuse_req_t req, struct stfs_fs *fs, const struct stfs_handle *handle,
 			 struct stfs_str head, uint64_t offset, size_t len)
 {
-	char small[COPY_MOST];
+	char small[COPY_STACK];
 	STFS_AUTO_FREE char *large = NULL;
 	char *buffer = small;
 	ssize_t got;
@@ -66,19 +69,19 @@ static void reply_mapped(fuse_req_t req, const struct stfs_handle *handle, struc
 		{.iov_base = (void *)(uintptr_t)head.ptr, .iov_len = head.len},
 		{.iov_base = (void *)(uintptr_t)address, .iov_len = len},
 	};
-	struct stfs_mapping *mapping = &handle->ref.shard->mapping;
+	struct stfs_mapping *mapping = &handle->ref.shard->mapping; /* held by the caller */
 	bool skip = head.len == 0;
 
 	/* Once it is answered, the reader may close the file and another thread free the handle. */
 	fuse_reply_iov(req, parts + skip, 2 - skip);
-	stfs_mapping_served(mapping, len);
+	stfs_mapping_release(mapping, len);
 }
 
 void stfs_fs_note_cut(struct stfs_fs *fs)
 {
 	if (atomic_fetch_add(&fs->failed_replies, 1) == 0)
-		stfs_log(STFS_LOG_ERROR, "%s: the model was cut short by another program; reads beyond "
-			 "its end fail (EIO)", fs->model_path);
+		stfs_log(STFS_LOG_ERROR, "%s: part of the model cannot be read (EIO): it was cut short by "
+			 "another program, or its disk failed; stfs status says what is known", fs->model_path);
 }
 
 /* The part of the made-up bytes that is asked for. */
@@ -89,13 +92,16 @@ static struct stfs_str part_of(struct stfs_str head, uint64_t from, size_t size)
 	return stfs_str_slice(head.ptr + from, stfs_min_u64(head.len - from, size));
 }
 
-/* Replies: buf; EIO (the file was cut short), ESTALE (its header changed), ENOMEM. */
+/*
+ * Replies: buf; EIO (the file was cut short, or cannot be read), ESTALE (its header changed), ENOMEM,
+ * and what pread(2) and fstat(2) of the model's file system answer.
+ */
 void stfs_fs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
 		     struct fuse_file_info *fi)
 {
 	struct stfs_fs *fs = fuse_req_userdata(req);
 	struct stfs_handle *handle = stfs_handle_of(fi);
-	struct stfs_str head = stfs_buf_str(&handle->made_up);
+	struct stfs_str head = handle->made_up;
 	uint64_t from = (uint64_t)offset, data_from, len;
 	const char *address = NULL;
 	int r;
@@ -108,6 +114,8 @@ void stfs_fs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
 	}
 	learn(fs, handle, size, from, fi);
 	r = stfs_shard_check(handle->ref.shard);
+	if (r != 0)
+		stfs_watch_poke(fs); /* the kernel's attributes are old */
 	if (r < 0) {
 		fuse_reply_err(req, -r);
 		return;
@@ -117,7 +125,7 @@ void stfs_fs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
 	if (len && handle->ref.offset + data_from + len > stfs_shard_view(handle->ref.shard).size)
 		stfs_fs_note_cut(fs);
 	else if (len > COPY_MOST)
-		address = stfs_mapping_at(&handle->ref.shard->mapping, handle->ref.offset + data_from, len);
+		address = stfs_mapping_hold(&handle->ref.shard->mapping, handle->ref.offset + data_from, len);
 	if (address)
 		reply_mapped(req, handle, head, address, len);
 	else

@@ -12,6 +12,7 @@
 /* Fewer starve a second reader, more gain nothing on any machine measured (facts). */
 #define THREADS 4
 
+/* No reply of its own: libfuse answers INIT when this returns. */
 static void op_init(void *userdata, struct fuse_conn_info *conn)
 {
 	struct stfs_fs *fs = userdata;
@@ -27,7 +28,7 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 }
 
 /*
- * Replies: entry; ENOENT, EINVAL, EILSEQ, ENOTDIR, ENOMEM. An absent tensor is remembered by the
+ * Replies: entry; ENOENT, EINVAL, EILSEQ, ENAMETOOLONG, ENOTDIR, ENOMEM. An absent tensor is remembered by the
  * kernel (an entry without an inode), but never an absent .json or .npy: those can come into being
  * without the kernel being told, when their tensor gets a type.
  */
@@ -179,21 +180,30 @@ int stfs_session_mount(struct stfs_fs *fs, struct fuse_session **session, struct
 	return 0;
 }
 
+static int serve_threaded(struct fuse_session *session)
+{
+	struct fuse_loop_config *config = fuse_loop_cfg_create();
+	int r;
+
+	if (!config)
+		return -ENOMEM;
+	fuse_loop_cfg_set_max_threads(config, THREADS);
+	fuse_loop_cfg_set_idle_threads(config, THREADS);
+	r = fuse_session_loop_mt(session, config);
+	fuse_loop_cfg_destroy(config);
+	return r;
+}
+
 int stfs_session_serve(struct stfs_fs *fs, struct fuse_session *session)
 {
-	struct fuse_loop_config *config;
 	struct stfs_watch watch;
 	int r;
 
-	stfs_watch_start(&watch, fs, session); /* without it, it has said so */
+	stfs_watch_start(&watch, fs, session);
 	if (fs->options->single_thread) {
 		r = fuse_session_loop(session);
 	} else {
-		config = fuse_loop_cfg_create();
-		fuse_loop_cfg_set_max_threads(config, THREADS);
-		fuse_loop_cfg_set_idle_threads(config, THREADS);
-		r = fuse_session_loop_mt(session, config);
-		fuse_loop_cfg_destroy(config);
+		r = serve_threaded(session);
 	}
 	stfs_watch_stop(&watch);
 	fuse_session_unmount(session);

@@ -2,14 +2,15 @@
 /* The text of .stfs: what `stfs status` shows. Fields may be added, none will change its meaning. */
 #include <errno.h>
 #include <fcntl.h>
-#include <json-c/json.h>
+#include <inttypes.h>
 #include <unistd.h>
 
 #include "base/utf8.h"
+#include "format/sidecar.h"
 #include "fs/fs.h"
 
-/* JSON is UTF-8, paths need not be: what is not becomes U+FFFD, to be looked at only. */
-static struct json_object *path_text(const char *path)
+/* As a JSON string. JSON is UTF-8, paths need not be: what is not becomes U+FFFD, to be looked at. */
+static void put_path(struct stfs_buf *out, const char *path)
 {
 	STFS_AUTO_BUF struct stfs_buf text = STFS_BUF_INIT;
 	size_t len = strlen(path), width;
@@ -18,7 +19,7 @@ static struct json_object *path_text(const char *path)
 		width = stfs_utf8_width(path + i, len - i);
 		stfs_buf_add(&text, width ? path + i : "\xef\xbf\xbd", width ? width : 3);
 	}
-	return stfs_buf_cstr(&text) ? json_object_new_string(text.data) : NULL;
+	stfs_json_quote(stfs_buf_str(&text), out);
 }
 
 static const char *state_of(const struct stfs_fs *fs, struct stfs_shard *shard)
@@ -37,40 +38,27 @@ static const char *state_of(const struct stfs_fs *fs, struct stfs_shard *shard)
 	return view.size < shard->size ? "truncated" : view.touched ? "touched" : "fresh";
 }
 
-static struct json_object *files_of(const struct stfs_fs *fs)
+static void put_files(struct stfs_fs *fs, struct stfs_buf *out)
 {
-	struct json_object *files = json_object_new_array();
-
 	for (uint32_t i = 0; i < fs->model->shard_count; i++) {
 		struct stfs_shard *shard = &fs->model->shards[i];
-		struct json_object *file = json_object_new_object();
 
-		json_object_object_add(file, "file", path_text(shard->name));
-		json_object_object_add(file, "size", json_object_new_uint64(shard->size));
-		json_object_object_add(file, "state", json_object_new_string(state_of(fs, shard)));
-		json_object_array_add(files, file);
+		stfs_buf_puts(out, i ? ",\n    {\"file\": " : "\n    {\"file\": ");
+		put_path(out, shard->name);
+		stfs_buf_printf(out, ", \"size\": %" PRIu64 ", \"state\": \"%s\"}", shard->size,
+				state_of(fs, shard));
 	}
-	return files;
 }
 
-static struct json_object *options_of(const struct stfs_fs *fs)
+static const char *truth(bool value)
 {
-	static const char *const views[] = {"raw", "npy", "both"};
-	static const char *const caches[] = {"auto", "always", "never"};
-	struct json_object *options = json_object_new_object();
-
-	json_object_object_add(options, "view", json_object_new_string(views[fs->options->view]));
-	json_object_object_add(options, "cache", json_object_new_string(caches[fs->options->cache]));
-	json_object_object_add(options, "sidecars",
-			       json_object_new_string(fs->options->hide_sidecars ? "hidden" : "shown"));
-	json_object_object_add(options, "xattr", json_object_new_boolean(fs->options->xattr));
-	return options;
+	return value ? "true" : "false";
 }
 
 static const char *last_error(const struct stfs_fs *fs)
 {
 	if (atomic_load(&fs->failed_replies))
-		return "the model was cut short by another program";
+		return "the model was cut short by another program, or its disk cannot be read";
 	for (uint32_t i = 0; i < fs->model->shard_count; i++)
 		if (stfs_shard_check(&fs->model->shards[i]) == -ESTALE)
 			return "the header was changed by another program: mount it again";
@@ -79,31 +67,30 @@ static const char *last_error(const struct stfs_fs *fs)
 
 int stfs_fs_status(struct stfs_fs *fs, struct stfs_buf *out)
 {
-	struct json_object *root = json_object_new_object();
-	struct json_object *kernel = json_object_new_object();
-	const char *text, *error = last_error(fs);
-	int r;
+	static const char *const views[] = {"raw", "npy", "both"};
+	static const char *const caches[] = {"auto", "always", "never"};
+	const struct stfs_options *o = fs->options;
+	const char *error = last_error(fs);
 
-	json_object_object_add(root, "version", json_object_new_string(STFS_VERSION));
-	json_object_object_add(root, "pid", json_object_new_int(getpid()));
-	json_object_object_add(root, "model", path_text(fs->model_path));
-	json_object_object_add(root, "mountpoint", path_text(fs->mountpoint));
-	json_object_object_add(root, "mode", json_object_new_string("ro"));
-	json_object_object_add(root, "mounted", json_object_new_int64(fs->mounted.tv_sec));
-	json_object_object_add(root, "tolerant", json_object_new_boolean(fs->model->tolerated));
-	json_object_object_add(root, "tensors", json_object_new_int64(fs->model->shown));
-	json_object_object_add(root, "bytes", json_object_new_uint64(fs->model->shown_bytes));
-	json_object_object_add(root, "files", files_of(fs));
-	json_object_object_add(root, "last_error", error ? json_object_new_string(error) : NULL);
-	json_object_object_add(root, "options", options_of(fs));
-	json_object_object_add(kernel, "direct_io_mmap",
-			       json_object_new_boolean(atomic_load(&fs->direct_io_mmap)));
-	json_object_object_add(kernel, "parallel_dirops",
-			       json_object_new_boolean(atomic_load(&fs->parallel_dirops)));
-	json_object_object_add(root, "kernel", kernel);
-	text = json_object_to_json_string_ext(root, JSON_C_TO_STRING_PRETTY |
-						    JSON_C_TO_STRING_NOSLASHESCAPE);
-	r = text ? stfs_buf_puts(out, text) : -ENOMEM;
-	json_object_put(root);
-	return r < 0 ? r : stfs_buf_putc(out, '\n');
+	stfs_buf_printf(out, "{\n  \"version\": \"%s\",\n  \"pid\": %d,\n  \"model\": ", STFS_VERSION,
+			(int)getpid());
+	put_path(out, fs->model_path);
+	stfs_buf_puts(out, ",\n  \"mountpoint\": ");
+	put_path(out, fs->mountpoint);
+	stfs_buf_printf(out, ",\n  \"mode\": \"ro\",\n  \"mounted\": %lld,\n  \"tolerant\": %s,\n",
+			(long long)fs->mounted.tv_sec, truth(fs->model->tolerated));
+	stfs_buf_printf(out, "  \"tensors\": %" PRIu32 ",\n  \"bytes\": %" PRIu64 ",\n  \"files\": [",
+			fs->model->shown, fs->model->shown_bytes);
+	put_files(fs, out);
+	stfs_buf_puts(out, "\n  ],\n  \"last_error\": ");
+	if (error)
+		stfs_json_quote(stfs_str_from(error), out);
+	else
+		stfs_buf_puts(out, "null");
+	stfs_buf_printf(out, ",\n  \"options\": {\"view\": \"%s\", \"cache\": \"%s\", "
+			"\"sidecars\": \"%s\", \"xattr\": %s},\n", views[o->view], caches[o->cache],
+			o->hide_sidecars ? "hidden" : "shown", truth(o->xattr));
+	return stfs_buf_printf(out, "  \"kernel\": {\"direct_io_mmap\": %s, \"parallel_dirops\": %s}\n}\n",
+			       truth(atomic_load(&fs->direct_io_mmap)),
+			       truth(atomic_load(&fs->parallel_dirops)));
 }

@@ -77,28 +77,39 @@ static void drain(int fd)
 }
 
 /* Waits for an event, or for `timeout` milliseconds: false when it is time to stop. */
-static bool wait_for_event(const struct stfs_watch *watch, int fd, int timeout)
+static bool wait_for_event(const struct stfs_watch *watch, int timeout)
 {
-	struct pollfd fds[2] = {{.fd = watch->stop_fd, .events = POLLIN}, {.fd = fd, .events = POLLIN}};
+	struct pollfd fds[2] = {{.fd = watch->wake_fd, .events = POLLIN},
+				{.fd = watch->inotify_fd, .events = POLLIN}};
 
 	while (poll(fds, 2, timeout) < 0 && errno == EINTR)
 		;
-	return !fds[0].revents;
+	return !atomic_load(&watch->stop);
+}
+
+/* Rests for `timeout` milliseconds, whatever happens: false when it is time to stop. */
+static bool rest_for(const struct stfs_watch *watch, uint64_t timeout)
+{
+	uint64_t end = now_ms() + timeout, now;
+
+	while (!atomic_load(&watch->stop) && (now = now_ms()) < end)
+		usleep((useconds_t)stfs_min_u64(end - now, REST_LEAST_MS) * 1000);
+	return !atomic_load(&watch->stop);
 }
 
 static void *run(void *data)
 {
 	struct stfs_watch *watch = data;
-	int timeout = watch->inotify_fd < 0 ? STFS_WATCH_SECONDS * 1000 : -1;
 	uint64_t start, rest;
 
-	while (wait_for_event(watch, watch->inotify_fd, timeout)) {
+	while (wait_for_event(watch, STFS_WATCH_SECONDS * 1000)) {
 		start = now_ms();
+		drain(watch->wake_fd);
 		if (watch->inotify_fd >= 0)
 			drain(watch->inotify_fd);
 		look(watch);
 		rest = stfs_max_u64(REST_LEAST_MS, REST_FACTOR * (now_ms() - start));
-		if (!wait_for_event(watch, -1, (int)stfs_min_u64(rest, 60000)))
+		if (!rest_for(watch, stfs_min_u64(rest, 60000)))
 			break;
 	}
 	return NULL;
@@ -133,40 +144,51 @@ static int start_thread(struct stfs_watch *watch)
 	return r;
 }
 
-int stfs_watch_start(struct stfs_watch *watch, struct stfs_fs *fs, struct fuse_session *session)
+void stfs_watch_start(struct stfs_watch *watch, struct stfs_fs *fs, struct fuse_session *session)
 {
 	int r = -ENOMEM;
 
-	*watch = (struct stfs_watch){.fs = fs, .session = session, .inotify_fd = -1, .stop_fd = -1};
+	*watch = (struct stfs_watch){.fs = fs, .session = session, .inotify_fd = -1, .wake_fd = -1};
 	watch->told = calloc(fs->model->shard_count, sizeof(*watch->told));
 	if (watch->told) {
-		watch->stop_fd = eventfd(0, EFD_CLOEXEC);
-		r = watch->stop_fd < 0 ? -errno : 0;
+		watch->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		r = watch->wake_fd < 0 ? -errno : 0;
 	}
 	if (r == 0) {
 		watch->inotify_fd = open_inotify(fs->model);
 		r = start_thread(watch);
 	}
 	watch->running = r == 0;
-	if (r < 0) {
+	if (r == 0) {
+		atomic_store(&fs->wake_fd, watch->wake_fd);
+	} else {
 		stfs_log(STFS_LOG_WARNING, "changes of the model by other programs will not be noticed in time");
 		stfs_watch_stop(watch);
 	}
-	return r;
+}
+
+void stfs_watch_poke(struct stfs_fs *fs)
+{
+	int fd = atomic_load(&fs->wake_fd);
+
+	if (fd >= 0)
+		eventfd_write(fd, 1);
 }
 
 void stfs_watch_stop(struct stfs_watch *watch)
 {
+	atomic_store(&watch->fs->wake_fd, -1);
 	if (watch->running) {
-		eventfd_write(watch->stop_fd, 1);
+		atomic_store(&watch->stop, true);
+		eventfd_write(watch->wake_fd, 1);
 		pthread_join(watch->thread, NULL);
 	}
 	watch->running = false;
 	if (watch->inotify_fd >= 0)
 		close(watch->inotify_fd);
-	if (watch->stop_fd >= 0)
-		close(watch->stop_fd);
-	watch->inotify_fd = watch->stop_fd = -1;
+	if (watch->wake_fd >= 0)
+		close(watch->wake_fd);
+	watch->inotify_fd = watch->wake_fd = -1;
 	free(watch->told);
 	watch->told = NULL;
 }

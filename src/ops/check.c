@@ -93,13 +93,16 @@ void stfs_check_free(struct stfs_check *check)
 static bool holds_error_page(const char *text)
 {
 	return text[0] == '<' && (strncasecmp(text, "<!doctype", 9) == 0 ||
-				  strncasecmp(text, "<html", 5) == 0 || strncmp(text, "<?xml", 5) == 0);
+				  strncasecmp(text, "<html", 5) == 0 ||
+				  strncmp(text, "<?xml", 5) == 0);
 }
 
 const char *stfs_check_lookalike(const struct stfs_shard *shard)
 {
 	char start[65] = "";
-	ssize_t got = shard->fd < 0 ? -1 : stfs_io_pread_full(shard->fd, start, sizeof(start) - 1, 0);
+	ssize_t got = shard->fd < 0
+			      ? -1
+			      : stfs_io_pread_full(shard->fd, start, sizeof(start) - 1, 0);
 
 	if (got < 8)
 		return NULL;

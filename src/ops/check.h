@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The verdict on a model: what `check` tells, from the findings of an opening with STFS_OPEN_JUDGE. */
+/*
+ * The verdict on a model: what `check` tells, from the findings of an opening with STFS_OPEN_JUDGE.
+ */
 #ifndef STFS_OPS_CHECK_H
 #define STFS_OPS_CHECK_H
 
@@ -24,10 +26,10 @@ struct stfs_check_file {
 };
 
 struct stfs_check {
-	enum stfs_verdict verdict; /* the highest of the files' and of what is said of them together */
+	enum stfs_verdict verdict; /* the highest of the files' and of what is said of all */
 	bool official;             /* all files, and the index */
 	bool tolerant;
-	struct stfs_check_file *files; /* owned; file_count of them, none where the model is unread */
+	struct stfs_check_file *files; /* owned; file_count of them, none where it is unread */
 	uint32_t file_count;
 	uint32_t tensors, intact;
 };

@@ -44,7 +44,8 @@ bool stfs_extract_is_source(const struct stfs_model *model, int fd)
 	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
 		return false;
 	for (uint32_t i = 0; i < model->shard_count; i++)
-		if (model->shards[i].st.st_dev == st.st_dev && model->shards[i].st.st_ino == st.st_ino)
+		if (model->shards[i].st.st_dev == st.st_dev &&
+		    model->shards[i].st.st_ino == st.st_ino)
 			return true;
 	return false;
 }
@@ -65,7 +66,8 @@ static uint64_t in_kernel(const struct stfs_tensor_ref *ref, int out_fd, uint64_
 	ssize_t moved = 1;
 
 	while (done < ref->len && moved > 0) {
-		moved = copy(out_fd, ref->shard->fd, &offset, stfs_min_u64(ref->len - done, CALL_MAX));
+		moved = copy(out_fd, ref->shard->fd, &offset,
+			     stfs_min_u64(ref->len - done, CALL_MAX));
 		if (moved > 0)
 			done += (uint64_t)moved;
 	}
@@ -88,8 +90,9 @@ static int by_hand(const struct stfs_model *model, const struct stfs_tensor_ref 
 		got = stfs_model_pread(model, ref, piece, PIECE, done);
 		if (got == -EIO)
 			return stfs_err_set(err, -EIO, ref->offset + done,
-					    "%s: byte %" PRIu64 " cannot be read: the file is shorter than it "
-					    "was, or its disk fails", ref->shard->name, ref->offset + done);
+					    "%s: byte %" PRIu64 " cannot be read: the file is "
+					    "shorter than it was, or its disk fails",
+					    ref->shard->name, ref->offset + done);
 		if (got < 0)
 			return stfs_err_errno(err, (int)got, "%s", ref->shard->name);
 		r = stfs_sink_write(sink, piece, (size_t)got, err);
@@ -98,18 +101,37 @@ static int by_hand(const struct stfs_model *model, const struct stfs_tensor_ref 
 	return r;
 }
 
+/* Whether the file is still what was opened: 0; 1 when its data was written to; -errno. */
+static int check(const struct stfs_tensor_ref *ref, struct stfs_err *err)
+{
+	int r = stfs_shard_check(ref->shard);
+
+	if (r == -ESTALE)
+		return stfs_err_set(err, r, STFS_NO_POSITION,
+				    "%s: another program changed the header meanwhile; the copy is "
+				    "worthless", ref->shard->name);
+	if (r < 0)
+		return stfs_err_errno(err, r, "%s: cannot tell whether it has changed meanwhile",
+				      ref->shard->name);
+	return r;
+}
+
 int stfs_extract(const struct stfs_model *model, const struct stfs_tensor_ref *ref,
 		 const struct stfs_sink *sink, struct stfs_err *err)
 {
 	uint64_t done = 0;
-	int r;
+	int r = check(ref, err); /* data that was written before now is no matter */
 
+	if (r < 0)
+		return r;
 	done = in_kernel(ref, sink->fd, done, by_copy_file_range);
 	done = in_kernel(ref, sink->fd, done, sendfile);
 	r = by_hand(model, ref, sink, done, err);
-	if (r == 0 && stfs_shard_check(ref->shard) == -ESTALE)
-		r = stfs_err_set(err, -ESTALE, STFS_NO_POSITION,
-				 "%s: another program changed the header meanwhile; the copy is worthless",
-				 ref->shard->name);
+	if (r == 0)
+		r = check(ref, err);
+	if (r > 0)
+		r = stfs_err_set(err, -EAGAIN, STFS_NO_POSITION,
+				 "%s: another program wrote to the file during the copy, which may "
+				 "be of old and new bytes: make it again", ref->shard->name);
 	return r;
 }

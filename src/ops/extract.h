@@ -14,8 +14,9 @@ struct stfs_sink {
 
 /*
  * Writes all bytes of the tensor to the sink, at its position. 0; -EIO when the file was cut short
- * underneath, -ESTALE when its header changed meanwhile; -errno of the reading or writing, `err`
- * beginning with the name of what failed.
+ * underneath, -ESTALE when its header changed, -EAGAIN when the file was written to meanwhile (the
+ * bytes may be a mixture); -errno of the reading or writing, `err` beginning with the name of what
+ * failed.
  */
 int stfs_extract(const struct stfs_model *model, const struct stfs_tensor_ref *ref,
 		 const struct stfs_sink *sink, struct stfs_err *err);

@@ -4,12 +4,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <json-c/json.h>
-#include <limits.h>
 #include <sys/statfs.h>
 
 #include "base/buf.h"
 #include "base/cleanup.h"
 #include "base/io.h"
+#include "ops/ask.h"
 
 /* More than a daemon has to say. */
 #define STATUS_MAX (4u << 20)
@@ -50,6 +50,16 @@ static char *unescape(const char *field)
 	return text;
 }
 
+/* The user_id= of a FUSE mount's options. */
+static uid_t user_of(const char *super)
+{
+	const char *found = strstr(super, "user_id=");
+
+	while (found && found > super && found[-1] != ',')
+		found = strstr(found + 1, "user_id=");
+	return found ? (uid_t)strtoul(found + strlen("user_id="), NULL, 10) : (uid_t)-1;
+}
+
 /*
  * proc(5), mountinfo: id, parent, device, root, point, options, optional fields, "-", type, source,
  * super options. Returns 1 when the line was understood, 0 when not, -ENOMEM.
@@ -57,6 +67,7 @@ static char *unescape(const char *field)
 static int parse_line(char *line, struct stfs_mount *mount)
 {
 	char *save = NULL, *fields[6], *type, *source = NULL, *word = strtok_r(line, " \n", &save);
+	const char *super;
 
 	for (int i = 0; i < 6; i++, word = strtok_r(NULL, " \n", &save)) {
 		if (!word)
@@ -69,12 +80,14 @@ static int parse_line(char *line, struct stfs_mount *mount)
 	source = type ? strtok_r(NULL, " \n", &save) : NULL;
 	if (!source)
 		return 0;
+	super = strtok_r(NULL, " \n", &save);
 	*mount = (struct stfs_mount){
 		.device = strdup(fields[2]),
 		.point = unescape(fields[4]),
 		.options = strdup(fields[5]),
 		.type = unescape(type),
 		.source = unescape(source),
+		.user = user_of(super ? super : ""),
 	};
 	if (mount->device && mount->point && mount->options && mount->type && mount->source)
 		return 1;
@@ -108,12 +121,59 @@ int stfs_mounts_read(struct stfs_mounts *mounts)
 	return r < 0 ? r : ferror(table) ? -EIO : 0;
 }
 
-const struct stfs_mount *stfs_mounts_find(const struct stfs_mounts *mounts, const char *point)
+/* `point` as the table has it: absolute, without links. */
+static const struct stfs_mount *find_point(const struct stfs_mounts *mounts, const char *point)
 {
 	for (size_t i = mounts->count; i > 0; i--)
 		if (strcmp(mounts->items[i - 1].point, point) == 0)
 			return &mounts->items[i - 1];
 	return NULL;
+}
+
+/*
+ * `path` with links resolved in all but the last component, which is not looked at. 0; -ENOENT when
+ * there is no such component to leave out; -errno.
+ */
+static int resolve_parent(const char *path, char **resolved)
+{
+	STFS_AUTO_FREE char *copy = NULL, *parent = NULL;
+	size_t len = strlen(path);
+	char *name;
+	int r;
+
+	while (len > 1 && path[len - 1] == '/')
+		len--;
+	copy = strndup(path, len);
+	if (!copy)
+		return -ENOMEM;
+	name = strrchr(copy, '/');
+	if (name)
+		*name++ = '\0';
+	else
+		name = copy;
+	if (!*name || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+		return -ENOENT;
+	r = stfs_ask_realpath(name == copy ? "." : *copy ? copy : "/", &parent);
+	if (r < 0)
+		return r;
+	if (asprintf(resolved, "%s/%s", strcmp(parent, "/") == 0 ? "" : parent, name) < 0)
+		return -ENOMEM;
+	return 0;
+}
+
+int stfs_mounts_find(const struct stfs_mounts *mounts, const char *path,
+		     const struct stfs_mount **found)
+{
+	STFS_AUTO_FREE char *point = NULL, *whole = NULL;
+	int r = resolve_parent(path, &point);
+
+	*found = r == 0 ? find_point(mounts, point) : NULL;
+	if (*found || r == -ENOMEM || r == -ETIMEDOUT)
+		return *found ? 0 : r;
+	r = stfs_ask_realpath(path, &whole);
+	if (r == 0)
+		*found = find_point(mounts, whole);
+	return r;
 }
 
 bool stfs_mounts_has_device(const struct stfs_mounts *mounts, const char *device)
@@ -129,83 +189,106 @@ bool stfs_mount_is_ours(const struct stfs_mount *mount)
 	return strcmp(mount->type, STFS_MOUNT_TYPE) == 0;
 }
 
-bool stfs_mount_is_dead(const struct stfs_mount *mount)
+bool stfs_mount_is_fuse(const struct stfs_mount *mount)
+{
+	return strncmp(mount->type, "fuse", 4) == 0;
+}
+
+/* ---- In a child process: what may block ---- */
+
+/* statfs(2) always asks the daemon; stat(2) may be answered from the kernel's cache. */
+static int question_ping(const void *mount, int out)
 {
 	struct statfs ignored;
 
-	/* statfs(2) always asks the daemon; stat(2) may be answered from the kernel's cache. */
-	return strncmp(mount->type, "fuse", 4) == 0 && statfs(mount->point, &ignored) < 0 &&
-	       (errno == ENOTCONN || errno == ECONNABORTED);
+	if (statfs(((const struct stfs_mount *)mount)->point, &ignored) == 0)
+		return 0;
+	return errno == ECONNABORTED ? -ENOTCONN : -errno;
 }
 
-char *stfs_mount_path(const char *path)
-{
-	STFS_AUTO_FREE char *copy = NULL, *folder = NULL;
-	char *whole = realpath(path, NULL), *name;
-	size_t len = strlen(path);
-
-	if (whole || errno == ENOENT || errno == ENOMEM)
-		return whole;
-	/* A dead mount, or one of another user, cannot be looked at: resolve what it stands in. */
-	while (len > 1 && path[len - 1] == '/')
-		len--;
-	copy = strndup(path, len);
-	name = copy ? strrchr(copy, '/') : NULL;
-	if (name)
-		*name++ = '\0';
-	folder = copy ? realpath(name ? (*copy ? copy : "/") : ".", NULL) : NULL;
-	if (!folder)
-		return NULL;
-	if (asprintf(&whole, "%s/%s", strcmp(folder, "/") == 0 ? "" : folder, name ? name : copy) < 0)
-		return NULL;
-	return whole;
-}
-
-/* All of a file whose size is not told beforehand. 0 or -errno. */
-static int read_all(int fd, struct stfs_buf *text)
-{
-	ssize_t got = 1;
-	int r = 0;
-
-	while (r == 0 && got > 0 && text->len < STATUS_MAX) {
-		r = stfs_buf_reserve(text, 64 * 1024);
-		if (r < 0)
-			break;
-		got = stfs_io_pread_full(fd, text->data + text->len, 64 * 1024, text->len);
-		if (got < 0)
-			r = (int)got;
-		else
-			text->len += (size_t)got;
-	}
-	return r;
-}
-
-int stfs_mount_status(const struct stfs_mount *mount, struct json_object **status)
+/* Hands on all of a file whose size is not told beforehand. */
+static int copy_all(int fd, int out)
 {
 	STFS_AUTO_BUF struct stfs_buf text = STFS_BUF_INIT;
+	ssize_t got = 1, put;
+	int r = 0;
+
+	while (r == 0 && got > 0 && text.len < STATUS_MAX) {
+		r = stfs_buf_reserve(&text, 64 * 1024);
+		if (r < 0)
+			return r;
+		got = stfs_io_pread_full(fd, text.data + text.len, 64 * 1024, text.len);
+		if (got < 0)
+			return (int)got;
+		text.len += (size_t)got;
+	}
+	for (size_t done = 0; done < text.len; done += (size_t)put) {
+		put = write(out, text.data + done, text.len - done);
+		if (put < 0)
+			return -errno;
+	}
+	return 0;
+}
+
+static int question_status(const void *mount, int out)
+{
 	STFS_AUTO_FREE char *path = NULL;
 	STFS_AUTO_FD int fd = -1;
-	const char *terminated;
-	int r;
+	int r = question_ping(mount, out);
 
-	*status = NULL;
-	if (asprintf(&path, "%s/.stfs", mount->point) < 0) {
+	if (r < 0)
+		return r;
+	if (asprintf(&path, "%s/.stfs", ((const struct stfs_mount *)mount)->point) < 0) {
 		path = NULL;
 		return -ENOMEM;
 	}
 	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 	if (fd < 0)
-		return -errno;
-	r = read_all(fd, &text);
-	if (r < 0)
-		return r;
-	terminated = stfs_buf_cstr(&text);
-	if (!terminated)
+		return errno == ECONNABORTED ? -ENOTCONN : errno == EPERM ? -EACCES : -errno;
+	return copy_all(fd, out);
+}
+
+/* ---- Asking ---- */
+
+int stfs_mount_ping(const struct stfs_mount *mount)
+{
+	struct stfs_ask ask = {.question = question_ping, .data = mount};
+
+	stfs_ask(&ask, 1);
+	stfs_buf_free(&ask.answer);
+	return ask.result;
+}
+
+static void take_answer(struct stfs_mount_status *status, struct stfs_ask *ask)
+{
+	const char *text = stfs_buf_cstr(&ask->answer);
+
+	status->said = NULL;
+	status->result = ask->result == 0 && !text ? -ENOMEM : ask->result;
+	if (status->result < 0)
+		return;
+	status->said = json_tokener_parse(text);
+	if (json_object_is_type(status->said, json_type_object))
+		return;
+	json_object_put(status->said);
+	status->said = NULL;
+	status->result = -EBADMSG;
+}
+
+int stfs_mounts_ask(struct stfs_mount_status *statuses, size_t count)
+{
+	STFS_AUTO_FREE struct stfs_ask *asks = calloc(count ? count : 1, sizeof(*asks));
+
+	if (!asks)
 		return -ENOMEM;
-	*status = json_tokener_parse(terminated);
-	if (json_object_is_type(*status, json_type_object))
-		return 0;
-	json_object_put(*status);
-	*status = NULL;
-	return -EBADMSG;
+	for (size_t i = 0; i < count; i++) {
+		asks[i].question = question_status;
+		asks[i].data = statuses[i].mount;
+	}
+	stfs_ask(asks, count);
+	for (size_t i = 0; i < count; i++) {
+		take_answer(&statuses[i], &asks[i]);
+		stfs_buf_free(&asks[i].answer);
+	}
+	return 0;
 }

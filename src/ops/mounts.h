@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/types.h>
 
 #include "base/err.h"
 
@@ -16,10 +17,12 @@ struct stfs_mount {
 	char *options; /* of the mount: "ro,nosuid,..." */
 	char *type;
 	char *source;
+	uid_t user; /* who mounted it, for FUSE: (uid_t)-1 when the table does not say */
 };
 
+/* In the table's order: of two at one point the last is on top. */
 struct stfs_mounts {
-	struct stfs_mount *items; /* owned; in the table's order: of two at one point the last is on top */
+	struct stfs_mount *items; /* owned */
 	size_t count;
 };
 
@@ -27,25 +30,37 @@ struct stfs_mounts {
 int stfs_mounts_read(struct stfs_mounts *mounts);
 void stfs_mounts_free(struct stfs_mounts *mounts);
 
-/* The topmost mount at `point`, an absolute path without links; NULL when there is none. */
-const struct stfs_mount *stfs_mounts_find(const struct stfs_mounts *mounts, const char *point);
+/*
+ * The topmost mount at `path`, NULL when nothing is mounted there. The table is looked at before
+ * the path is: a mount that stands in it is found though its daemon does not answer. 0 or -errno,
+ * -ETIMEDOUT when the path leads through a mount that does not answer.
+ */
+int stfs_mounts_find(const struct stfs_mounts *mounts, const char *path,
+		     const struct stfs_mount **found);
 bool stfs_mounts_has_device(const struct stfs_mounts *mounts, const char *device);
 
 bool stfs_mount_is_ours(const struct stfs_mount *mount);
-/* Whether its daemon is gone: every access gives ENOTCONN. */
-bool stfs_mount_is_dead(const struct stfs_mount *mount);
+/* Of any program that serves FUSE. */
+bool stfs_mount_is_fuse(const struct stfs_mount *mount);
 
 /*
- * `path` as the mount table would write it, malloc'ed: absolute, links resolved. The last component
- * may be a dead mount. NULL with errno.
+ * Whether the daemon of a FUSE mount answers: 0; -ENOTCONN when it is gone; -ETIMEDOUT when it says
+ * nothing in STFS_ASK_PATIENCE_MS; -errno.
  */
-char *stfs_mount_path(const char *path);
+int stfs_mount_ping(const struct stfs_mount *mount);
 
 struct json_object;
-/*
- * What the daemon says in MOUNT/.stfs, an object; the caller puts it back. 0; -ENOTCONN when it is
- * dead, -EACCES when it belongs to somebody else, -EBADMSG when it is no JSON object, -errno.
- */
-int stfs_mount_status(const struct stfs_mount *mount, struct json_object **status);
+/* One mount that stfs_mounts_ask() asks. */
+struct stfs_mount_status {
+	const struct stfs_mount *mount; /* borrowed */
+	struct json_object *said; /* what the daemon says in MOUNT/.stfs: owned; NULL: nothing */
+	/* 0, with an object in `said`; -ENOTCONN when it is dead, -EACCES when it belongs to
+	 * somebody else, -ETIMEDOUT when it does not answer, -EBADMSG when it says no JSON object,
+	 * -errno. */
+	int result;
+};
+
+/* Asks all of them at a time, for STFS_ASK_PATIENCE_MS at most. 0 or -ENOMEM. */
+int stfs_mounts_ask(struct stfs_mount_status *statuses, size_t count);
 
 #endif

@@ -40,7 +40,8 @@ static unsigned nearest_part(struct stfs_str wanted, struct stfs_str name)
 		if (end < name.len && name.ptr[end] != '.')
 			continue;
 		if (end - begin + slack >= wanted.len && end - begin <= wanted.len + slack) {
-			distance = stfs_near_distance(wanted, stfs_str_slice(name.ptr + begin, end - begin));
+			distance = stfs_near_distance(
+				wanted, stfs_str_slice(name.ptr + begin, end - begin));
 			best = distance <= slack && distance < best ? distance : best;
 		}
 		begin = end + 1;

@@ -57,7 +57,8 @@ static int add(struct walk *walk, enum stfs_segment_kind kind, uint32_t tensor, 
 		segments->items = items;
 	}
 	segments->items[segments->count++] =
-		(struct stfs_segment){.kind = kind, .tensor = tensor, .begin = walk->at, .end = end};
+		(struct stfs_segment){.kind = kind, .tensor = tensor,
+				      .begin = walk->at, .end = end};
 	segments->totals[kind] += end - walk->at;
 	walk->at = end;
 	return 0;

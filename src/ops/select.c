@@ -5,7 +5,7 @@
 #include <fnmatch.h>
 #include <stdlib.h>
 
-#include "ops/escape.h"
+#include "base/escape.h"
 
 int stfs_patterns_add(struct stfs_patterns *patterns, const char *pattern)
 {
@@ -49,7 +49,8 @@ static bool any_matches(struct stfs_patterns *patterns, struct stfs_str name, co
 	bool found = false;
 
 	for (size_t i = 0; i < patterns->count; i++) {
-		if (stfs_str_is(name, patterns->items[i]) || fnmatch(patterns->items[i], text, 0) == 0)
+		if (stfs_str_is(name, patterns->items[i]) ||
+		    fnmatch(patterns->items[i], text, 0) == 0)
 			found = patterns->hit[i] = true;
 	}
 	return found;

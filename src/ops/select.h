@@ -20,15 +20,15 @@ int stfs_patterns_add(struct stfs_patterns *patterns, const char *pattern); /* 0
 void stfs_patterns_free(struct stfs_patterns *patterns);
 
 /*
- * Drops from `ids` (`*count` of them) what matches no pattern of `include`, unless that is empty, and
- * what matches one of `exclude`. Order is kept. 0 or -ENOMEM.
+ * Drops from `ids` (`*count` of them) what matches no pattern of `include`, unless that is empty,
+ * and what matches one of `exclude`. Order is kept. 0 or -ENOMEM.
  */
 int stfs_select(const struct stfs_model *model, struct stfs_patterns *include,
 		struct stfs_patterns *exclude, uint32_t *ids, size_t *count);
 
 /*
  * Id of the tensor that `name` stands for: by its very name, else by what `ls` shows for it
- * (ops/escape.h). STFS_NO_TENSOR when there is none.
+ * (base/escape.h). STFS_NO_TENSOR when there is none.
  */
 uint32_t stfs_select_one(const struct stfs_model *model, const char *name);
 

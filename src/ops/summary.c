@@ -40,7 +40,8 @@ static void add_tensor(const struct stfs_model *model, struct stfs_summary *summ
 	count(&summary->all, &ref);
 	count(&summary->dtypes[ref.tensor->dtype], &ref);
 	summary->unaligned +=
-		ref.len && ref.offset % stfs_dtype_alignment((enum stfs_dtype)ref.tensor->dtype) != 0;
+		ref.len &&
+		ref.offset % stfs_dtype_alignment((enum stfs_dtype)ref.tensor->dtype) != 0;
 	keep_largest(model, summary, id, ref.len);
 }
 

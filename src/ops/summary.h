@@ -18,7 +18,7 @@ struct stfs_summary {
 	uint64_t file_bytes;   /* of all files */
 	uint64_t header_bytes; /* length words and headers of all files, slack included */
 	uint64_t slack;        /* spaces at the end of the headers */
-	uint32_t alignment;    /* the largest power of two, to 4096, that every data buffer begins at */
+	uint32_t alignment;    /* largest power of two, to 4096, that all data buffers begin at */
 	uint32_t unaligned;    /* tensors that do not begin at a multiple of their element */
 	uint32_t largest[STFS_SUMMARY_LARGEST]; /* ids, the largest first */
 	uint32_t largest_count;

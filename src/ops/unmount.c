@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -18,36 +19,39 @@
 
 /* Silence after which a wait is explained. */
 #define PATIENCE_MS 3000
+/* Exit code of a child that could not run its program, as in a shell. */
+#define NO_PROGRAM 127
 
-static void free_mounts(struct stfs_mounts *mounts)
-{
-	stfs_mounts_free(mounts);
-}
-
-/* Whether process `pid` is a daemon of ours: its number may mean another in our pid namespace. */
-static bool is_daemon(pid_t pid)
+/* Whether process `pid` is called as our daemon is, and runs for the mount's user or root. */
+static bool is_daemon(pid_t pid, uid_t user)
 {
 	char path[64], name[32] = "";
 	STFS_AUTO_FILE FILE *comm = NULL;
+	struct stat st;
 
 	snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
 	comm = fopen(path, "re");
-	return comm && fgets(name, sizeof(name), comm) && strncmp(name, "safetensorsfs", 13) == 0;
+	return comm && fgets(name, sizeof(name), comm) && strncmp(name, "safetensorsfs", 13) == 0 &&
+	       fstat(fileno(comm), &st) == 0 && (st.st_uid == user || st.st_uid == 0);
 }
 
-/* A descriptor that becomes readable when the mount's daemon ends; -1 when it is not known. */
-static int watch_daemon(const struct stfs_mount *mount, pid_t *pid)
+/*
+ * A descriptor that becomes readable when the mount's daemon ends; -1 when it is not known. What
+ * the daemon calls its number may mean another process in our pid namespace, and a daemon of
+ * somebody else may name any. The descriptor is taken first: if the process behind it ends and its
+ * number is given anew, what is_daemon() looks at is another, but that wait ends at once.
+ */
+static int watch_daemon(const struct stfs_mount *mount, struct json_object *status, pid_t *pid)
 {
-	struct json_object *status = NULL, *field;
-	int fd = -1;
+	STFS_AUTO_FD int fd = -1;
+	struct json_object *field;
 
 	*pid = 0;
-	if (stfs_mount_status(mount, &status) == 0 && json_object_object_get_ex(status, "pid", &field))
+	if (json_object_object_get_ex(status, "pid", &field))
 		*pid = (pid_t)json_object_get_int(field);
-	json_object_put(status);
-	if (*pid > 0 && is_daemon(*pid))
+	if (*pid > 0)
 		fd = (int)syscall(SYS_pidfd_open, *pid, 0);
-	return fd;
+	return fd >= 0 && is_daemon(*pid, mount->user) ? stfs_steal_fd(&fd) : -1;
 }
 
 static void wait_for_daemon(int watch, pid_t pid, const char *point)
@@ -58,8 +62,8 @@ static void wait_for_daemon(int watch, pid_t pid, const char *point)
 	do {
 		got = poll(&end, 1, timeout);
 		if (got == 0) {
-			stfs_log(STFS_LOG_WARNING, "%s: unmounted; waiting for the daemon, process %d, "
-				 "to finish (Ctrl-C stops the waiting only)", point, (int)pid);
+			stfs_log(STFS_LOG_WARNING, "%s: unmounted; waiting for the daemon, process "
+				 "%d, to finish (Ctrl-C stops the waiting only)", point, (int)pid);
 			timeout = -1;
 		}
 	} while (got == 0 || (got < 0 && errno == EINTR));
@@ -69,15 +73,17 @@ static void wait_for_daemon(int watch, pid_t pid, const char *point)
 __attribute__((noreturn)) static void exec_fusermount(int messages, bool lazy, const char *point)
 {
 	static const char *const programs[] = {"fusermount3", "fusermount"};
-	const char *argv[] = {NULL, "-u", lazy ? "-z" : "--", lazy ? "--" : point, lazy ? point : NULL, NULL};
+	const char *plain[] = {NULL, "-u", "--", point, NULL};
+	const char *detach[] = {NULL, "-u", "-z", "--", point, NULL};
+	const char **argv = lazy ? detach : plain;
 
 	dup2(messages, STDERR_FILENO);
 	for (size_t i = 0; i < 2; i++) {
 		argv[0] = programs[i];
 		execvp(programs[i], (char *const *)(uintptr_t)argv);
 	}
-	dprintf(STDERR_FILENO, "%s: %s", programs[0], strerror(errno));
-	_exit(127);
+	dprintf(STDERR_FILENO, "%s", strerror(errno));
+	_exit(NO_PROGRAM);
 }
 
 /* The first line that comes through `fd`, to its end. */
@@ -95,35 +101,40 @@ static void read_line(int fd, char *line, size_t size)
 	line[strcspn(line, "\n")] = '\0';
 }
 
-/* An unprivileged unmount. 0; -EBUSY; -EPERM. */
+/* An unprivileged unmount. 0; -EBUSY; -EPERM; -ENOENT when there is no fusermount; -errno. */
 static int by_fusermount(const char *point, bool lazy, struct stfs_err *err)
 {
-	char line[512];
-	int pipe_fds[2], status = 0;
+	char line[512] = "";
+	int pipe_fds[2], status = 0, r;
 	pid_t child;
 
 	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
 		return stfs_err_errno(err, -errno, "%s", point);
 	child = fork();
+	r = child < 0 ? -errno : 0;
 	if (child == 0)
 		exec_fusermount(pipe_fds[1], lazy, point);
 	close(pipe_fds[1]);
-	if (child > 0)
+	if (r == 0)
 		read_line(pipe_fds[0], line, sizeof(line));
 	close(pipe_fds[0]);
-	if (child < 0)
-		return stfs_err_errno(err, -EAGAIN, "%s", point);
+	if (r < 0)
+		return stfs_err_errno(err, r, "%s: cannot run fusermount3", point);
 	while (waitpid(child, &status, 0) < 0 && errno == EINTR)
 		;
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
 		return 0;
-	return stfs_err_set(err, strstr(line, "busy") ? -EBUSY : -EPERM, STFS_NO_POSITION, "%s: %s", point,
-			    *line ? line : "fusermount3 failed");
+	if (WIFEXITED(status) && WEXITSTATUS(status) == NO_PROGRAM)
+		return stfs_err_set(err, -ENOENT, STFS_NO_POSITION,
+				    "%s: to unmount it takes root or fusermount3, and that cannot "
+				    "be run (%s): install fuse3", point, line);
+	return stfs_err_set(err, strstr(line, "busy") ? -EBUSY : -EPERM, STFS_NO_POSITION, "%s: %s",
+			    point, *line ? line : "fusermount3 failed");
 }
 
 static int take_down(const char *point, bool lazy, struct stfs_err *err)
 {
-	/* Root does without a helper; in a container "root" may lack the right that fusermount3 has. */
+	/* Root needs no helper; in a container "root" may lack the right that fusermount3 has. */
 	if (geteuid() != 0)
 		return by_fusermount(point, lazy, err);
 	if (umount2(point, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)) == 0)
@@ -136,33 +147,34 @@ static int take_down(const char *point, bool lazy, struct stfs_err *err)
 /* Whether the file system is gone from our table: else its daemon lives on, elsewhere. */
 static bool is_gone(const char *device)
 {
-	STFS_CLEANUP(free_mounts) struct stfs_mounts mounts = {0};
+	STFS_CLEANUP(stfs_mounts_free) struct stfs_mounts mounts = {0};
 
 	return stfs_mounts_read(&mounts) == 0 && !stfs_mounts_has_device(&mounts, device);
 }
 
-static int unmount_living(const struct stfs_mount *mount, bool lazy, struct stfs_err *err)
+/* `status`: what the daemon says of itself, or NULL. */
+static int unmount_living(const struct stfs_mount *mount, struct json_object *status,
+			  struct stfs_err *err)
 {
-	STFS_AUTO_FD int watch = -1;
 	pid_t pid = 0;
-	int r;
+	STFS_AUTO_FD int watch = watch_daemon(mount, status, &pid);
+	int r = take_down(mount->point, false, err);
 
-	if (!lazy)
-		watch = watch_daemon(mount, &pid);
-	r = take_down(mount->point, lazy, err);
 	if (r == -EBUSY)
 		return stfs_err_set(err, r, STFS_NO_POSITION,
-				    "%s: in use (`fuser -vm %s` names the programs; --lazy detaches it all "
-				    "the same)", mount->point, mount->point);
-	if (r < 0 || lazy)
+				    "%s: in use (`fuser -vm %s` names the programs; --lazy "
+				    "detaches it all the same)", mount->point, mount->point);
+	if (r < 0)
 		return r;
 	stfs_log(STFS_LOG_INFO, "%s: unmounted", mount->point);
 	if (watch < 0)
-		stfs_log(STFS_LOG_INFO, "%s: its daemon is not known; not waiting for it", mount->point);
+		stfs_log(STFS_LOG_INFO, "%s: its daemon is not known; not waiting for it",
+			 mount->point);
 	else if (is_gone(mount->device))
 		wait_for_daemon(watch, pid, mount->point);
 	else
-		stfs_log(STFS_LOG_INFO, "%s: mounted elsewhere as well; its daemon goes on", mount->point);
+		stfs_log(STFS_LOG_INFO, "%s: mounted elsewhere as well; its daemon goes on",
+			 mount->point);
 	return 0;
 }
 
@@ -177,26 +189,46 @@ static int unmount_dead(const struct stfs_mount *mount, struct stfs_err *err)
 	return r;
 }
 
+static int unmount_ours(const struct stfs_mount *mount, struct stfs_err *err)
+{
+	struct stfs_mount_status status = {.mount = mount};
+	int r = stfs_mounts_ask(&status, 1);
+
+	if (r < 0)
+		return stfs_err_errno(err, r, "%s", mount->point);
+	if (status.result == -ENOTCONN)
+		return unmount_dead(mount, err);
+	/* It would go away, but nothing could be said of what the daemon has still to do. */
+	if (status.result == -ETIMEDOUT)
+		return stfs_err_set(err, -ETIMEDOUT, STFS_NO_POSITION,
+				    "%s: its daemon does not answer (is it stopped? does its disk "
+				    "hang?); still mounted: `stfs umount -l %s` detaches it",
+				    mount->point, mount->point);
+	r = unmount_living(mount, status.said, err);
+	json_object_put(status.said);
+	return r;
+}
+
 int stfs_unmount(const char *dir, bool lazy, struct stfs_err *err)
 {
-	STFS_CLEANUP(free_mounts) struct stfs_mounts mounts = {0};
-	STFS_AUTO_FREE char *point = stfs_mount_path(dir);
+	STFS_CLEANUP(stfs_mounts_free) struct stfs_mounts mounts = {0};
 	const struct stfs_mount *mount;
-	int r;
+	int r = stfs_mounts_read(&mounts);
 
-	if (!point)
-		return stfs_err_errno(err, -errno, "%s", dir);
-	r = stfs_mounts_read(&mounts);
 	if (r < 0)
 		return stfs_err_errno(err, r, "/proc/self/mountinfo");
-	mount = stfs_mounts_find(&mounts, point);
+	r = stfs_mounts_find(&mounts, dir, &mount);
+	if (r < 0)
+		return stfs_err_errno(err, r, "%s", dir);
 	if (!mount)
-		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: nothing is mounted here", dir);
-	if (stfs_mount_is_dead(mount))
+		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: nothing is mounted here",
+				    dir);
+	/* Whoever says --lazy may have reason to: nothing is asked of the mount. */
+	if (stfs_mount_is_ours(mount))
+		return lazy ? take_down(mount->point, true, err) : unmount_ours(mount, err);
+	if (stfs_mount_is_fuse(mount) && stfs_mount_ping(mount) == -ENOTCONN)
 		return unmount_dead(mount, err);
-	if (!stfs_mount_is_ours(mount))
-		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION,
-				    "%s: a mount of type %s, not of safetensorsfs; umount(8) is for those", dir,
-				    mount->type);
-	return unmount_living(mount, lazy, err);
+	return stfs_err_set(err, -EINVAL, STFS_NO_POSITION,
+			    "%s: a mount of type %s, not of safetensorsfs; umount(8) is for those",
+			    dir, mount->type);
 }

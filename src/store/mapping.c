@@ -6,45 +6,76 @@
 
 #include "base/io.h"
 
+/* A mapping of the whole file, or NULL. */
+static char *lay(const struct stfs_mapping *mapping)
+{
+	void *base = stfs_io->mmap(NULL, mapping->len, PROT_READ, MAP_SHARED | MAP_NORESERVE, mapping->fd, 0);
+
+	return base == MAP_FAILED ? NULL : base;
+}
+
 void stfs_mapping_open(struct stfs_mapping *mapping, int fd, uint64_t len)
 {
-	void *base = MAP_FAILED;
+	pthread_rwlockattr_t attributes;
 
 	mapping->fd = fd;
 	mapping->len = len;
-	atomic_init(&mapping->lost, false);
 	atomic_init(&mapping->served, 0);
-	if (len > 0 && len <= PTRDIFF_MAX)
-		base = stfs_io->mmap(NULL, len, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
-	mapping->base = base == MAP_FAILED ? NULL : base;
+	mapping->base = len > 0 && len <= PTRDIFF_MAX ? lay(mapping) : NULL;
+	mapping->mapped = mapping->base != NULL;
+	if (!mapping->mapped)
+		return;
+	pthread_rwlockattr_init(&attributes);
+#ifdef __GLIBC__
+	/* Readers that come one after the other must not keep the change waiting for ever. */
+	pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+#endif
+	pthread_rwlock_init(&mapping->lock, &attributes);
+	pthread_rwlockattr_destroy(&attributes);
 }
 
 void stfs_mapping_close(struct stfs_mapping *mapping)
 {
-	/* A lost mapping is no longer ours to take away: something else may lie there. */
-	if (mapping->base && !atomic_load(&mapping->lost))
-		stfs_io->munmap(mapping->base, mapping->len);
+	if (!mapping->mapped)
+		return;
+	stfs_io->munmap(mapping->base, mapping->len);
+	pthread_rwlock_destroy(&mapping->lock);
 	mapping->base = NULL;
+	mapping->mapped = false;
 }
 
-const char *stfs_mapping_at(const struct stfs_mapping *mapping, uint64_t offset, uint64_t len)
+const char *stfs_mapping_hold(struct stfs_mapping *mapping, uint64_t offset, uint64_t len)
 {
-	if (!mapping->base || atomic_load(&mapping->lost) || offset > mapping->len || len > mapping->len - offset)
+	if (mapping->len == 0 || offset > mapping->len || len > mapping->len - offset)
 		return NULL;
+	if (!mapping->mapped)
+		return NULL;
+	pthread_rwlock_rdlock(&mapping->lock);
 	return mapping->base + offset;
 }
 
-void stfs_mapping_served(struct stfs_mapping *mapping, uint64_t len)
+/* When there is no room for a second one, the old mapping goes on serving. */
+static void renew(struct stfs_mapping *mapping)
 {
-	uint64_t total = atomic_fetch_add_explicit(&mapping->served, len, memory_order_relaxed);
+	char *fresh = lay(mapping), *old;
 
-	/* Exactly one thread sees the sum pass the mark. */
-	if (total >= STFS_MAPPING_RENEW || total + len < STFS_MAPPING_RENEW)
+	if (!fresh)
 		return;
-	/* When this fails, the kernel may have taken the old mapping away already. */
-	if (stfs_io->mmap(mapping->base, mapping->len, PROT_READ,
-			  MAP_SHARED | MAP_NORESERVE | MAP_FIXED, mapping->fd, 0) == mapping->base)
-		atomic_store_explicit(&mapping->served, 0, memory_order_relaxed);
-	else
-		atomic_store(&mapping->lost, true);
+	pthread_rwlock_wrlock(&mapping->lock);
+	old = mapping->base;
+	mapping->base = fresh;
+	pthread_rwlock_unlock(&mapping->lock);
+	stfs_io->munmap(old, mapping->len);
+}
+
+void stfs_mapping_release(struct stfs_mapping *mapping, uint64_t served)
+{
+	uint64_t total = atomic_fetch_add_explicit(&mapping->served, served, memory_order_relaxed);
+
+	pthread_rwlock_unlock(&mapping->lock);
+	/* Exactly one thread sees the sum pass the mark. */
+	if (total >= STFS_MAPPING_RENEW || total + served < STFS_MAPPING_RENEW)
+		return;
+	renew(mapping);
+	atomic_store_explicit(&mapping->served, 0, memory_order_relaxed);
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "store/model.h"
 
+#include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
+#include <inttypes.h>
 #include <stdlib.h>
 
 #include "base/cleanup.h"
@@ -10,55 +11,91 @@
 #include "base/natural.h"
 #include "store/model_internal.h"
 
-/* Reads the whole index file into `buf`. */
-static int load_index(const struct stfs_model *model, struct stfs_buf *buf, struct stfs_err *err)
+/* Reads the whole index file; *text is the caller's. */
+static int load_index(const struct stfs_model *model, char **text, size_t *len, struct stfs_err *err)
 {
 	const char *path = model->resolved.path;
 	STFS_AUTO_FD int fd = -1;
 	struct stat st;
+	bool irregular;
 	ssize_t got;
-	int r;
+	int r = stfs_resolve_open(model->resolved.folder_fd, model->resolved.name, &fd, &st, &irregular);
 
-	fd = openat(model->resolved.folder_fd, model->resolved.name,
-		    O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-	if (fd < 0 || fstat(fd, &st) < 0)
-		return stfs_err_errno(err, -errno, "%s", path);
-	if (!S_ISREG(st.st_mode))
-		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: not a regular file", path);
+	if (irregular)
+		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: not a regular file", path);
+	if (r < 0)
+		return stfs_err_errno(err, r, "%s", path);
 	if (st.st_size > STFS_INDEX_MAX)
 		return stfs_err_set(err, -EBADMSG, STFS_INDEX_MAX,
 				    "%s: the index is larger than %u bytes", path, STFS_INDEX_MAX);
-	r = stfs_buf_reserve(buf, (size_t)st.st_size);
-	if (r < 0)
-		return r;
-	got = stfs_io_pread_full(fd, buf->data, (size_t)st.st_size, 0);
+	*text = malloc(st.st_size ? (size_t)st.st_size : 1);
+	if (!*text)
+		return -ENOMEM;
+	got = stfs_io_pread_full(fd, *text, (size_t)st.st_size, 0);
 	if (got < 0)
 		return stfs_err_errno(err, (int)got, "%s", path);
-	buf->len = (size_t)got;
+	*len = (size_t)got;
 	return 0;
+}
+
+/* Something that the index says cannot be. */
+static int refuse_index(const struct stfs_model *model, uint64_t position, struct stfs_err *err,
+			const char *message)
+{
+	return stfs_err_set(err, -EBADMSG, position, "%s: %s: %s (rule index)", model->resolved.path,
+			    model->resolved.name, message);
 }
 
 static int read_index(struct stfs_model *model, struct stfs_err *err)
 {
-	STFS_AUTO_BUF struct stfs_buf text = STFS_BUF_INIT;
+	STFS_AUTO_FREE char *text = NULL;
 	struct stfs_err why = STFS_ERR_INIT;
-	int r = load_index(model, &text, err);
+	size_t len = 0;
+	int r = load_index(model, &text, &len, err);
 
 	if (r < 0)
 		return r;
-	r = stfs_index_read(text.data, text.len, &model->index, &why);
-	if (r == -EBADMSG)
-		return stfs_err_set(err, r, why.position, "%s: %s: %s (rule index)", model->resolved.path,
-				    model->resolved.name, why.message);
-	return r;
+	r = stfs_index_read(stfs_steal_ptr(&text), len, &model->index, &why);
+	return r == -EBADMSG ? refuse_index(model, why.position, err, why.message) : r;
 }
 
-static int open_shards(struct stfs_model *model)
+/* Whether shard number `number` may stand beside those before it (M3). 0 or -EBADMSG. */
+static int admit_shard(const struct stfs_model *model, uint32_t number, uint64_t *texts,
+		       struct stfs_err *err)
+{
+	const struct stfs_shard *shard = &model->shards[number];
+	char message[256], quoted[STFS_QUOTED_MAX], quoted_other[STFS_QUOTED_MAX];
+
+	for (uint32_t i = 0; shard->fd >= 0 && i < number; i++) {
+		const struct stfs_shard *other = &model->shards[i];
+		STFS_AUTO_FREE char *text = NULL;
+
+		if (other->fd < 0 || other->st.st_ino != shard->st.st_ino ||
+		    other->st.st_dev != shard->st.st_dev)
+			continue;
+		if (asprintf(&text, "\"%s\" and \"%s\" are two names of one file",
+			     stfs_quote(stfs_str_from(other->name), quoted_other),
+			     stfs_quote(stfs_str_from(shard->name), quoted)) < 0) {
+			text = NULL;
+			return -ENOMEM;
+		}
+		return refuse_index(model, STFS_NO_POSITION, err, text);
+	}
+	*texts += shard->header ? shard->header->text_len : 0;
+	if (*texts <= STFS_HEADERS_MAX)
+		return 0;
+	snprintf(message, sizeof(message), "the headers of its first %" PRIu32 " files have %" PRIu64
+		 " bytes together, more than %" PRIu64, number + 1, *texts, STFS_HEADERS_MAX);
+	return refuse_index(model, STFS_NO_POSITION, err, message);
+}
+
+static int open_shards(struct stfs_model *model, struct stfs_err *err)
 {
 	uint32_t count = model->resolved.is_index ? model->index.file_count : 1;
+	uint64_t texts = 0;
 	int r;
 
-	model->shards = calloc(count ? count : 1, sizeof(*model->shards));
+	model->shards = calloc(count, sizeof(*model->shards));
 	model->first_id = calloc(count + 1, sizeof(*model->first_id));
 	if (!model->shards || !model->first_id)
 		return -ENOMEM;
@@ -69,10 +106,29 @@ static int open_shards(struct stfs_model *model)
 		if (r < 0)
 			return r;
 		model->shard_count++;
-		model->first_id[i + 1] = model->first_id[i] +
-					 (model->shards[i].header ? model->shards[i].header->count : 0);
+		model->first_id[i + 1] = model->first_id[i];
+		r = admit_shard(model, i, &texts, err);
+		if (r < 0)
+			return r;
+		/* Within STFS_HEADERS_MAX it cannot overflow; nothing here need know. */
+		if (model->shards[i].header &&
+		    __builtin_add_overflow(model->first_id[i], model->shards[i].header->count,
+					   &model->first_id[i + 1]))
+			return stfs_err_set(err, -EOVERFLOW, STFS_NO_POSITION, "%s: too many tensors",
+					    model->resolved.path);
 	}
 	return 0;
+}
+
+static void close_shards(struct stfs_model *model)
+{
+	for (uint32_t i = 0; i < model->shard_count; i++)
+		stfs_shard_close(&model->shards[i]);
+	free(model->shards);
+	free(model->first_id);
+	model->shards = NULL;
+	model->first_id = NULL;
+	model->shard_count = 0;
 }
 
 /* "MODEL" or "MODEL: SHARD", for messages. */
@@ -101,8 +157,8 @@ static int admit(struct stfs_model *model, bool tolerant, struct stfs_err *err)
 		struct stfs_shard *shard = &model->shards[i];
 
 		label(model, shard, name, sizeof(name));
-		if (shard->status == -EINVAL)
-			return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: not a regular file",
+		if (shard->irregular)
+			return stfs_err_set(err, shard->status, STFS_NO_POSITION, "%s: not a regular file",
 					    label(model, shard, name, sizeof(name)));
 		if (shard->status < 0)
 			return stfs_err_errno(err, shard->status, "%s",
@@ -118,6 +174,18 @@ static int admit(struct stfs_model *model, bool tolerant, struct stfs_err *err)
 	return 0;
 }
 
+/* Once shards and index are one, and for as long as the model is open: M2. */
+static void model_assert(const struct stfs_model *model)
+{
+	struct stfs_tensor_ref ref;
+
+	for (uint32_t id = 0; id < stfs_model_ids(model); id++) {
+		if (!stfs_model_tensor(model, id, &ref))
+			continue;
+		assert(ref.offset <= ref.shard->size && ref.len <= ref.shard->size - ref.offset);
+	}
+}
+
 static void count_shown(struct stfs_model *model)
 {
 	struct stfs_tensor_ref ref;
@@ -130,20 +198,28 @@ static void count_shown(struct stfs_model *model)
 	}
 }
 
-static int open_model(struct stfs_model *model, const char *path, unsigned flags, struct stfs_err *err)
+/* All that may be wrong with the path, the index, and the shards as its parts. */
+static int open_parts(struct stfs_model *model, const char *path, struct stfs_err *err)
 {
-	bool judge = flags & STFS_OPEN_JUDGE;
 	int r = stfs_resolve(path, &model->resolved, err);
 
 	if (r == 0 && model->resolved.is_index)
 		r = read_index(model, err);
-	if (r < 0 && r != -ENOMEM && judge) {
+	return r < 0 ? r : open_shards(model, err);
+}
+
+static int open_model(struct stfs_model *model, const char *path, unsigned flags, struct stfs_err *err)
+{
+	bool judge = flags & STFS_OPEN_JUDGE;
+	int r = open_parts(model, path, err);
+
+	if (r < 0 && err->code < 0 && r != -ENOMEM && judge) {
 		model->unread = *err;
+		close_shards(model);
+		stfs_index_free(&model->index);
 		model->first_id = calloc(1, sizeof(*model->first_id));
 		return model->first_id ? 0 : -ENOMEM;
 	}
-	if (r == 0)
-		r = open_shards(model);
 	if (r == 0 && model->resolved.is_index)
 		r = stfs_model_unite(model);
 	if (r == 0 && !judge) {
@@ -153,28 +229,30 @@ static int open_model(struct stfs_model *model, const char *path, unsigned flags
 			model->tolerated = r == 0;
 		}
 	}
-	if (r == 0)
-		count_shown(model);
-	for (uint32_t i = 0; r == 0 && flags & STFS_OPEN_MAP && i < model->shard_count; i++)
+	if (r < 0)
+		return r;
+	count_shown(model);
+	model_assert(model);
+	for (uint32_t i = 0; flags & STFS_OPEN_MAP && i < model->shard_count; i++)
 		stfs_shard_map(&model->shards[i]);
-	return r;
+	return 0;
 }
 
 int stfs_model_open(const char *path, unsigned flags, struct stfs_model **model, struct stfs_err *err)
 {
-	struct stfs_err ignored = STFS_ERR_INIT;
+	struct stfs_err why = STFS_ERR_INIT;
 	struct stfs_model *made = calloc(1, sizeof(*made));
 	int r = -ENOMEM;
 
-	if (!err)
-		err = &ignored;
 	if (made) {
 		made->resolved.folder_fd = -1;
-		r = open_model(made, path, flags, err);
+		r = open_model(made, path, flags, &why);
 	}
-	if (r == -ENOMEM)
-		stfs_err_errno(err, r, "%s", path);
 	if (r < 0) {
+		if (why.code != r) /* of the system: nobody has said it */
+			stfs_err_errno(&why, r, "%s", path);
+		if (err)
+			*err = why;
 		stfs_model_close(made);
 		return r;
 	}
@@ -186,18 +264,15 @@ void stfs_model_close(struct stfs_model *model)
 {
 	if (!model)
 		return;
-	for (uint32_t i = 0; i < model->shard_count; i++)
-		stfs_shard_close(&model->shards[i]);
-	free(model->shards);
-	free(model->first_id);
+	close_shards(model);
+	stfs_nametable_free(&model->by_name);
 	stfs_index_free(&model->index);
 	stfs_findings_free(&model->findings);
 	stfs_resolved_free(&model->resolved);
 	free(model);
 }
 
-/* The shard whose ids hold `id`, which is below stfs_model_ids(). */
-static uint32_t shard_of(const struct stfs_model *model, uint32_t id)
+uint32_t stfs_model_shard_of(const struct stfs_model *model, uint32_t id)
 {
 	uint32_t low = 0, high = model->shard_count - 1;
 
@@ -220,7 +295,7 @@ bool stfs_model_tensor(const struct stfs_model *model, uint32_t id, struct stfs_
 
 	if (id >= stfs_model_ids(model))
 		return false;
-	number = shard_of(model, id);
+	number = stfs_model_shard_of(model, id);
 	shard = &model->shards[number];
 	tensor = &shard->header->tensors[id - model->first_id[number]];
 	if (!stfs_tensor_shown(tensor))
@@ -236,16 +311,26 @@ bool stfs_model_tensor(const struct stfs_model *model, uint32_t id, struct stfs_
 	return true;
 }
 
+struct stfs_str stfs_model_name_of(const void *owner, uint32_t id)
+{
+	const struct stfs_model *model = owner;
+	uint32_t number = stfs_model_shard_of(model, id);
+	const struct stfs_header *header = model->shards[number].header;
+
+	return stfs_header_name(header, &header->tensors[id - model->first_id[number]]);
+}
+
+/* Of one file the id is the index in its header, which has such a table already. */
 uint32_t stfs_model_find(const struct stfs_model *model, struct stfs_str name)
 {
-	for (uint32_t i = 0; i < model->shard_count; i++) {
-		const struct stfs_header *header = model->shards[i].header;
-		uint32_t index = header ? stfs_header_find(header, name) : STFS_NO_TENSOR;
+	uint32_t id = STFS_NO_TENSOR;
+	struct stfs_tensor_ref ref;
 
-		if (index != STFS_NO_TENSOR && stfs_tensor_shown(&header->tensors[index]))
-			return model->first_id[i] + index;
-	}
-	return STFS_NO_TENSOR;
+	if (model->by_name.slots)
+		id = *stfs_nametable_slot(&model->by_name, name, stfs_model_name_of, model);
+	else if (model->shard_count == 1 && model->shards[0].header)
+		id = stfs_header_find(model->shards[0].header, name);
+	return stfs_model_tensor(model, id, &ref) ? id : STFS_NO_TENSOR;
 }
 
 uint64_t *stfs_model_shape(const struct stfs_tensor_ref *ref)

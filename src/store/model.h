@@ -8,8 +8,12 @@
  * tensors of a truncated file, the loser where two shards hold one name).
  *
  * Invariants (tests: unit/test_store.c):
- *   M1  shown tensors have distinct names, and stfs_model_find() finds each.
- *   M2  a shown tensor lies wholly within its file as it was when opened.
+ *   M1  shown tensors have distinct names, and stfs_model_find() finds each (opens_a_file,
+ *       shows_one_of_two_that_shards_hold, shows_one_of_three_that_shards_hold).
+ *   M2  a shown tensor lies wholly within its file as it was when opened
+ *       (tolerates_what_is_complete_of_a_truncated_file).
+ *   M3  no file is open twice as two shards, and the texts of all headers together have at most
+ *       STFS_HEADERS_MAX bytes (refuses_two_names_of_one_file, bounds_the_headers_together).
  */
 #ifndef STFS_STORE_MODEL_H
 #define STFS_STORE_MODEL_H
@@ -19,6 +23,9 @@
 #include "format/index.h"
 #include "store/resolve.h"
 #include "store/shard.h"
+
+/* Memory is in proportion to the headers' texts, whichever the number of shards. */
+#define STFS_HEADERS_MAX (4 * (uint64_t)STFS_HEADER_MAX)
 
 enum {
 	/* Also open what the official loader refuses but is unambiguous: holes, trailing bytes,
@@ -37,7 +44,8 @@ struct stfs_model {
 	uint32_t shard_count;
 	uint32_t shown;           /* tensors that are shown */
 	uint64_t shown_bytes;     /* of their data */
-	struct stfs_index index;  /* of a sharded model */
+	struct stfs_index index;  /* of a sharded model; its names until the shards are united */
+	struct stfs_nametable by_name; /* owned: ids, of a sharded model; one a name */
 	struct stfs_findings findings; /* about the index and the shards together */
 	struct stfs_err unread;        /* code != 0: the path or the index could not be read */
 	bool tolerated; /* opened only because of STFS_OPEN_TOLERANT */
@@ -45,7 +53,8 @@ struct stfs_model {
 
 /*
  * Opens the model at `path` (see store/resolve.h). 0; -EBADMSG when it is refused, `err` naming
- * file, rule and byte; another -errno. With STFS_OPEN_JUDGE only -ENOMEM fails.
+ * file, rule and byte; another -errno. `err` (may be NULL) is filled whenever it fails. With
+ * STFS_OPEN_JUDGE nothing about the model fails: only the want of memory or of random numbers.
  */
 int stfs_model_open(const char *path, unsigned flags, struct stfs_model **model, struct stfs_err *err);
 void stfs_model_close(struct stfs_model *model);

@@ -157,3 +157,36 @@ int stfs_resolve(const char *path, struct stfs_resolved *resolved, struct stfs_e
 		stfs_resolved_free(resolved);
 	return r;
 }
+
+int stfs_resolve_open(int folder_fd, const char *name, int *fd, struct stat *st, bool *irregular)
+{
+	const int flags = O_RDONLY | O_CLOEXEC | O_NOCTTY;
+	STFS_AUTO_FD int opened = -1;
+
+	*irregular = false;
+	/* O_NONBLOCK: a pipe in a file's place must not hang us. */
+	opened = openat(folder_fd, name, flags | O_NONBLOCK);
+	if (opened < 0 && errno == EWOULDBLOCK) {
+		/*
+		 * Of a file, it says that somebody holds a lease (fcntl(2), F_SETLEASE): opened
+		 * again without the flag, the kernel has it broken. If a pipe took the file's place
+		 * since fstatat we would wait for its writer; who can do that can do worse.
+		 */
+		if (fstatat(folder_fd, name, st, 0) < 0)
+			return -errno;
+		if (!S_ISREG(st->st_mode))
+			return -EWOULDBLOCK;
+		do
+			opened = openat(folder_fd, name, flags);
+		while (opened < 0 && errno == EINTR);
+	}
+	if (opened < 0 || fstat(opened, st) < 0)
+		return -errno;
+	if (S_ISDIR(st->st_mode))
+		return -EISDIR;
+	*irregular = !S_ISREG(st->st_mode);
+	if (*irregular)
+		return -EINVAL;
+	*fd = stfs_steal_fd(&opened);
+	return 0;
+}

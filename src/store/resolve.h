@@ -7,6 +7,7 @@
 #define STFS_STORE_RESOLVE_H
 
 #include <stdbool.h>
+#include <sys/stat.h>
 
 #include "base/err.h"
 
@@ -24,5 +25,13 @@ struct stfs_resolved {
  */
 int stfs_resolve(const char *path, struct stfs_resolved *resolved, struct stfs_err *err);
 void stfs_resolved_free(struct stfs_resolved *resolved);
+
+/*
+ * Opens a regular file of the folder for reading, links followed. 0 with *fd (the caller's) and *st
+ * set; -EISDIR; -EINVAL with *irregular set for a pipe, socket or device, at which it does not hang;
+ * another -errno. When another program holds a write lease on the file, waits until that program has
+ * given it up or the kernel has taken it (/proc/sys/fs/lease-break-time, 45 s).
+ */
+int stfs_resolve_open(int folder_fd, const char *name, int *fd, struct stat *st, bool *irregular);
 
 #endif

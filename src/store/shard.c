@@ -1,33 +1,29 @@
 /* SPDX-License-Identifier: MIT */
 #include "store/shard.h"
 
+#include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 
 #include "base/arith.h"
 #include "base/cleanup.h"
 #include "base/io.h"
 #include "base/log.h"
+#include "store/resolve.h"
 
 static int open_file(struct stfs_shard *shard, int folder_fd, const char *name)
 {
-	/* O_NONBLOCK: a pipe in a model's place must not hang us. It means nothing to a file. */
-	shard->fd = openat(folder_fd, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-	if (shard->fd < 0)
-		return -errno;
-	if (fstat(shard->fd, &shard->st) < 0)
-		return -errno;
-	if (S_ISDIR(shard->st.st_mode))
-		return -EISDIR;
-	if (!S_ISREG(shard->st.st_mode))
-		return -EINVAL;
+	int r = stfs_resolve_open(folder_fd, name, &shard->fd, &shard->st, &shard->irregular);
+
+	if (r < 0)
+		return r;
 	shard->size = shard->known_size = (uint64_t)shard->st.st_size;
 	shard->mtime = shard->st.st_mtim;
 	shard->ctime = shard->st.st_ctim;
 	return 0;
 }
 
+/* What is wrong with the file goes to status and findings; 0, -ENOMEM or the like. */
 static int read_header(struct stfs_shard *shard)
 {
 	unsigned char word[STFS_LENGTH_WORD];
@@ -37,8 +33,10 @@ static int read_header(struct stfs_shard *shard)
 	int r;
 
 	got = stfs_io_pread_full(shard->fd, word, sizeof(word), 0);
-	if (got < 0)
-		return shard->status = (int)got;
+	if (got < 0) {
+		shard->status = (int)got;
+		return 0;
+	}
 	r = stfs_header_length(word, (size_t)got, shard->size, &text_len, &shard->findings);
 	if (r < 0)
 		return r == -EBADMSG ? 0 : r;
@@ -46,10 +44,10 @@ static int read_header(struct stfs_shard *shard)
 	if (!text)
 		return -ENOMEM;
 	got = stfs_io_pread_full(shard->fd, text, text_len, STFS_LENGTH_WORD);
-	if (got < 0)
-		return shard->status = (int)got;
-	if (got < (ssize_t)text_len) /* cut short since the fstat */
-		return shard->status = -EIO;
+	if (got < (ssize_t)text_len) {
+		shard->status = got < 0 ? (int)got : -EIO; /* cut short since the fstat */
+		return 0;
+	}
 	return stfs_header_read(stfs_steal_ptr(&text), text_len,
 				shard->size - STFS_LENGTH_WORD - text_len, &shard->header,
 				&shard->findings);
@@ -61,6 +59,7 @@ int stfs_shard_open(struct stfs_shard *shard, int folder_fd, const char *name)
 
 	*shard = (struct stfs_shard){.fd = -1};
 	pthread_mutex_init(&shard->lock, NULL);
+	pthread_cond_init(&shard->checked, NULL);
 	shard->name = strdup(name);
 	if (!shard->name) {
 		stfs_shard_close(shard);
@@ -70,8 +69,6 @@ int stfs_shard_open(struct stfs_shard *shard, int folder_fd, const char *name)
 	if (shard->status < 0)
 		return 0;
 	r = read_header(shard);
-	if (r < 0 && r == shard->status)
-		return 0;
 	if (r < 0)
 		stfs_shard_close(shard);
 	return r;
@@ -85,6 +82,7 @@ void stfs_shard_close(struct stfs_shard *shard)
 	if (shard->fd >= 0)
 		close(shard->fd);
 	free(shard->name);
+	pthread_cond_destroy(&shard->checked);
 	pthread_mutex_destroy(&shard->lock);
 	shard->name = NULL;
 	shard->header = NULL;
@@ -126,31 +124,77 @@ static bool same_time(struct timespec a, struct timespec b)
 	return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
 }
 
-/* The file's times moved: judges it anew. The lock is held. */
+/* Whether the file's times and size are those of the last check. The lock is held. */
+static bool as_known(const struct stfs_shard *shard, const struct stat *st)
+{
+	return same_time(st->st_mtim, shard->mtime) && same_time(st->st_ctim, shard->ctime) &&
+	       (uint64_t)st->st_size == shard->known_size;
+}
+
+/* At every transition, the lock held: what was stale before still is (S2), one compares (S3). */
+static void shard_assert(const struct stfs_shard *shard, bool was_stale)
+{
+	assert(shard->stale || !was_stale);
+	assert(shard->checks_begun - shard->checks_ended == (shard->checking ? 1 : 0));
+	(void)shard;
+	(void)was_stale;
+}
+
+/* Compares the header, without the lock meanwhile; `st` is of just before. 1 or 0 or -errno. */
 static int recheck(struct stfs_shard *shard, const struct stat *st)
 {
-	int r = same_header(shard);
+	bool was_stale = shard->stale, data_changed = false;
+	int same;
 
-	if (r < 0)
-		return r;
-	if (r == 0) {
+	shard->checking = true;
+	shard->checks_begun++;
+	shard_assert(shard, was_stale);
+	pthread_mutex_unlock(&shard->lock);
+	same = same_header(shard);
+	pthread_mutex_lock(&shard->lock);
+	shard->checking = false;
+	shard->checks_ended++;
+	shard->last_check = same < 0 ? same : 0;
+	if (same == 0) {
 		shard->stale = true;
-		stfs_log(STFS_LOG_ERROR, "%s: its header was changed by another program; "
-			 "reads are refused (ESTALE): mount it again", shard->name);
-		return -ESTALE;
+		shard->last_check = -ESTALE;
+	} else if (same == 1) {
+		/* The data, for all we know: a program may put the old mtime back, and then only the
+		 * ctime tells. A mere chmod costs some kept pages. */
+		data_changed = true;
+		/* What changed since `st` was taken will differ from it again. */
+		shard->mtime = st->st_mtim;
+		shard->ctime = st->st_ctim;
+		shard->known_size = (uint64_t)st->st_size;
+		shard->touched += data_changed ? 1 : 0;
 	}
-	/* Only the data: say so, for the caches, unless no more than the inode changed (chmod). */
-	r = !same_time(st->st_mtim, shard->mtime) || (uint64_t)st->st_size != shard->known_size;
-	shard->mtime = st->st_mtim;
-	shard->ctime = st->st_ctim;
-	shard->known_size = (uint64_t)st->st_size;
-	shard->touched += (unsigned)r;
-	return r;
+	shard_assert(shard, was_stale);
+	pthread_cond_broadcast(&shard->checked);
+	return shard->last_check < 0 ? shard->last_check : data_changed;
+}
+
+/* The file's times have moved. The lock is held. */
+static int check_anew(struct stfs_shard *shard)
+{
+	uint64_t enough = shard->checks_begun + 1; /* the first comparison that begins from now on */
+	struct stat st;
+
+	while (shard->checking && shard->checks_ended < enough)
+		pthread_cond_wait(&shard->checked, &shard->lock);
+	if (shard->stale)
+		return -ESTALE;
+	if (shard->checks_ended >= enough)
+		return shard->last_check;
+	/* Again, under the lock: what was found without it may be older than what is known now. */
+	if (fstat(shard->fd, &st) < 0)
+		return -errno;
+	return as_known(shard, &st) ? 0 : recheck(shard, &st);
 }
 
 int stfs_shard_check(struct stfs_shard *shard)
 {
 	struct stat st;
+	bool stale;
 	int r = 0;
 
 	if (fstat(shard->fd, &st) < 0)
@@ -158,10 +202,14 @@ int stfs_shard_check(struct stfs_shard *shard)
 	pthread_mutex_lock(&shard->lock);
 	if (shard->stale)
 		r = -ESTALE;
-	else if (!same_time(st.st_mtim, shard->mtime) || !same_time(st.st_ctim, shard->ctime) ||
-		 (uint64_t)st.st_size != shard->known_size)
-		r = recheck(shard, &st);
+	else if (!as_known(shard, &st))
+		r = check_anew(shard);
+	stale = shard->stale && !shard->told_stale;
+	shard->told_stale |= stale;
 	pthread_mutex_unlock(&shard->lock);
+	if (stale)
+		stfs_log(STFS_LOG_ERROR, "%s: its header was changed by another program; "
+			 "reads are refused (ESTALE): mount it again", shard->name);
 	return r;
 }
 

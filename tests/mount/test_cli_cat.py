@@ -46,6 +46,21 @@ def test_large_through_a_slow_pipe(stfs, make_model):
     assert process.wait() == 0
 
 
+def test_written_to_during_the_copy(stfs, make_model):
+    """What came out may be of old and new bytes: that is no success."""
+    model = make_model("large.safetensors", {"large": ("U8", [1 << 20], None)})
+    process = subprocess.Popen([stfs.path, "cat", model, "large"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               bufsize=0, env=stfs.env)
+    assert process.stdout.read(1)
+    with model.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"new")
+    out, err = process.communicate()
+    assert process.returncode == 1 and b"wrote to the file during the copy" in err
+    again = stfs("cat", model, "large", text=False).stdout
+    assert len(out) + 1 == len(again) == 1 << 20
+
+
 def test_pipe_that_does_not_block(stfs, make_model):
     model = make_model("large.safetensors", {"large": ("U8", [1 << 20], None)})
     reading, writing = os.pipe()

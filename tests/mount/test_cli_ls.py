@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """stfs ls"""
 import json
+import subprocess
 
 import pytest
 
@@ -131,3 +132,15 @@ def test_tolerant(stfs, small_model):
     small_model.write_bytes(small_model.read_bytes()[:-1])
     done = stfs("ls", "--names", small_model)
     assert done.stdout == "embed.weight\nlayer.0.bias\n" and "official loader refuses" in done.stderr
+
+
+def test_more_shards_than_the_limit_on_files(stfs, make_model, tmp_path):
+    count = 100
+    for i in range(count):
+        make_model(f"many/m-{i}.safetensors", {f"t{i}": ("U8", [1], None)})
+    index = tmp_path / "many/model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {f"t{i}": f"m-{i}.safetensors" for i in range(count)}}))
+    done = subprocess.run(["sh", "-c", 'ulimit -Sn 40; exec "$@"', "sh", stfs.path, "ls", "--json", index],
+                          capture_output=True, text=True, env=stfs.env)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["count"] == count

@@ -191,6 +191,13 @@ as_user "$1/stfs" mount "$1/u.safetensors" "$1/m" || exit 91
 as_user "$1/stfs" status || exit 92
 "$1/stfs" status
 as_user "$1/stfs" umount "$1/m" || exit 93
+as_user "$1/stfs" mount "$1/u.safetensors" "$1/m" || exit 95
+pid=$(as_user "$1/stfs" status --json "$1/m" | sed -n 's/.*"pid": *\([0-9]*\).*/\1/p')
+kill -STOP "$pid"
+as_user timeout 20 "$1/stfs" umount "$1/m" && exit 96
+as_user timeout 20 "$1/stfs" umount -l "$1/m"; code=$?
+kill -CONT "$pid"
+[ $code = 0 ] || exit 97
 mount -t tmpfs -o mode=755 none "$1/m"
 as_user "$1/stfs" umount "$1/m" && exit 94
 exit 0
@@ -213,6 +220,6 @@ def test_as_a_user(stfs, daemon_path, fuse_device, make_model):
         assert done.returncode == 0, done.stderr
         mine, roots = [line for line in done.stdout.splitlines() if line.startswith(folder)]
         assert "fresh" in mine and ("of another user" in roots or "fresh" in roots)
-        assert "type tmpfs" in done.stderr
+        assert "type tmpfs" in done.stderr and "does not answer" in done.stderr
     finally:
         shutil.rmtree(folder, ignore_errors=True)

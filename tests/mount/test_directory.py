@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The directory: what it lists, what opens though it is not listed, and what it says of each file."""
+import contextlib
 import ctypes
 import errno
 import hashlib
@@ -239,7 +240,7 @@ def test_json_beside_json(mount, make_model):
 @pytest.mark.parametrize("file, wanted", [
     (b"nope", errno.ENOENT), (b"nope.json", errno.ENOENT), (b"nope.npy", errno.ENOENT),
     (b".nope", errno.ENOENT), (b"nope~", errno.ENOENT), (b".json", errno.ENOENT),
-    (b"n" * 240, errno.ENOENT), (b"n" * 240 + b".json", errno.ENOENT), (b"n" * 255, errno.ENOENT),
+    (b"n" * 240, errno.ENOENT), (b"n" * 240 + b".json", errno.ENOENT), (b"n" * 255, errno.ENAMETOOLONG),
     (b"n" * 206 + b"%~" + b"0" * 32, errno.ENOENT), (b"%empty", errno.ENOENT),
     (b"100%", errno.EINVAL), (b"%2f", errno.EINVAL), (b"%41", errno.EINVAL), (b"a%2Eb", errno.EINVAL),
     (b"%C3%A9", errno.EINVAL), (b"__metadata__", errno.EINVAL), (b"__metadata__.npy", errno.EINVAL),
@@ -570,3 +571,38 @@ def test_every_official_name_is_mounted(mount, corpora):
             if "listing" in expected[name]:
                 assert names == {tensor[0] for tensor in expected[name]["listing"]}
             mounted.unmount()
+
+
+def test_open_files_share_their_made_up_text(mount, tmp_path, daemon_path):
+    """Metadata and sidecars can be as long as the header: a copy for every open would be a bomb."""
+    skip_if_sanitized(daemon_path)
+    dims = ",".join("1" * 1_000_000)
+    model = models.write_model(tmp_path / "long.safetensors", {}, tail=b"x", header=(
+        f'{{"__metadata__":{{"k":"{"v" * 2_000_000}"}},'
+        f'"t":{{"dtype":"U8","shape":[{dims}],"data_offsets":[0,1]}}}}'))
+    mounted = mount(model)
+    before = anonymous_memory(mounted.pid)
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context((mounted.path / name).open("rb"))
+                 for name in ("__metadata__.json", "t.json") for _ in range(40)]
+        assert {f.read(8) for f in files} == {b'{\n  "k":', b'{"dtype"'}
+        assert anonymous_memory(mounted.pid) - before < 12 << 20
+    assert json.loads((mounted.path / "t.json").read_bytes())["shape"] == [1] * 1_000_000
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("modes,expected", [((0o600, 0o600), 0o400), ((0o644, 0o640), 0o400),
+                                            ((0o644, 0o644), 0o444)])
+def test_shards_of_several_owners(mount, tmp_path, modes, expected):
+    """Nobody reads through the mount a shard that its own file keeps from them."""
+    names = [f"model-{i}.safetensors" for i in (0, 1)]
+    for i, name in enumerate(names):
+        path = models.write_model(tmp_path / "m" / name, {f"t{i}": ("U8", [4], None)})
+        os.chown(path, 65534 if i == 0 else 0, 65534 if i == 0 else 0)
+        path.chmod(modes[i])
+    index = {"metadata": {"total_size": 8}, "weight_map": {f"t{i}": n for i, n in enumerate(names)}}
+    (tmp_path / "m" / "model.safetensors.index.json").write_text(json.dumps(index))
+    folder = mount(tmp_path / "m").path
+    for name in ("t0", "t1", "t1.json"):
+        status = (folder / name).stat()
+        assert (status.st_uid, status.st_mode & 0o777) == (0, expected)

@@ -765,3 +765,31 @@ def test_a_failed_mount_raises_in_these_tests(mount, small_model):
     with pytest.raises(MountFailed) as failed:
         mount(small_model, "nonsense")
     assert failed.value.returncode == USAGE
+
+
+def test_names_from_files_do_not_steer_the_terminal(run, tmp_path):
+    """A shard's name is the file's own word: it is shown, not obeyed."""
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "\x1b]0;owned\x07\nforged"}}))
+    done = run(index, tmp_path / "m")
+    assert done.returncode == 2
+    assert "\x1b" not in done.stderr and "\x07" not in done.stderr and "owned" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_log_is_not_written_into_the_model(run, small_model, tmp_path):
+    before = pathlib.Path(small_model).read_bytes()
+    done = run(f"--log-file={small_model}", small_model, tmp_path / "m")
+    assert done.returncode == 1 and "into the model" in done.stderr
+    assert pathlib.Path(small_model).read_bytes() == before
+
+
+def test_a_pipe_for_a_log_does_not_hang(run, small_model, tmp_path):
+    os.mkfifo(tmp_path / "log")
+    done = run(f"--log-file={tmp_path / 'log'}", small_model, tmp_path / "m")
+    assert done.returncode == 1 and "log" in done.stderr
+
+
+def test_remount_says_what_to_do(run, small_model, tmp_path):
+    done = run("-o", "remount,ro", small_model, tmp_path / "m")
+    assert done.returncode == 1 and "unmount" in done.stderr

@@ -233,6 +233,9 @@ static const struct {
 	{0, 7, 7, "file-too-small@7"},
 	{0, 8, 8, NULL},
 	{2, 10, 8, NULL},
+	{2, 7, 8, "file-too-small@7"}, /* it grew between fstat and pread */
+	{UINT64_MAX - 8, 0, 8, "file-too-small@0"},
+	{2, 10, 3, "file-too-small@3"}, /* it shrank */
 	{2, 9, 8, "header-beyond-file@9"},
 	{3, 10, 8, "header-beyond-file@10"},
 	{100000000, 100000008, 8, NULL},

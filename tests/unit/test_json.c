@@ -482,6 +482,74 @@ START_TEST(agrees_with_json_c_on_broken_texts)
 }
 END_TEST
 
+/* Where a value is passed over: its objects and keys, each with the depth. */
+struct trace {
+	struct stfs_json *json;
+	struct stfs_buf out;
+	size_t stop; /* fails when so much was said; 0: never */
+};
+
+static int trace_depth(struct trace *trace, char what)
+{
+	stfs_buf_printf(&trace->out, "%c%u", what, trace->json->depth);
+	return trace->stop && trace->out.len >= trace->stop ? -ENOMEM : 0;
+}
+
+static int trace_enter(void *data)
+{
+	return trace_depth(data, '<');
+}
+
+static int trace_leave(void *data)
+{
+	return trace_depth(data, '>');
+}
+
+static int trace_key(void *data, struct stfs_json_string raw)
+{
+	struct trace *trace = data;
+
+	stfs_buf_add_str(&trace->out, stfs_json_raw(trace->json, raw));
+	return trace_depth(trace, ':');
+}
+
+START_TEST(skips_one_value)
+{
+	static const struct stfs_json_visitor visitor = {.enter = trace_enter, .key = trace_key, .leave = trace_leave};
+	static const char text[] = "[1,{\"a\":[],\"b\\n\":{\"c\":[2,{}]}} , 3]", want[] = "<2a:2<3>2b\\n:2<3c:3<4<5>4>3>2>1";
+
+	for (size_t stop = 0; stop < sizeof(want); stop += 2) {
+		struct stfs_json json = {.text = text, .len = sizeof(text) - 1};
+		struct trace trace = {.json = &json, .stop = stop};
+		bool first = true;
+
+		ck_assert_int_eq(stfs_json_enter(&json, '['), 0);
+		ck_assert_int_eq(stfs_json_next(&json, ']', &first), 1);
+		ck_assert_int_eq(stfs_json_skip(&json, &visitor, &trace), 0);
+		ck_assert_int_eq(stfs_json_next(&json, ']', &first), 1);
+		ck_assert_int_eq(stfs_json_skip(&json, &visitor, &trace), stop ? -ENOMEM : 0);
+		if (!stop) {
+			stfs_check_str_eq(stfs_buf_str(&trace.out), stfs_str_from(want), "what was passed");
+			ck_assert_int_eq(stfs_json_next(&json, ']', &first), 1);
+			ck_assert_int_eq(stfs_json_skip(&json, NULL, NULL), 0);
+			ck_assert_int_eq(stfs_json_next(&json, ']', &first), 0);
+			ck_assert_uint_eq(json.pos, json.len);
+		}
+		stfs_buf_free(&trace.out);
+	}
+}
+END_TEST
+
+START_TEST(skipping_refuses_what_reading_refuses)
+{
+	struct stfs_json json = {.text = bad_cases[_i].text.ptr, .len = bad_cases[_i].text.len};
+	int r = stfs_json_skip(&json, NULL, NULL);
+
+	stfs_json_peek(&json);
+	ck_assert_msg(r == -EBADMSG || json.pos < json.len, "%s", json.text);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("json");
@@ -489,6 +557,8 @@ int main(void)
 
 	tcase_add_loop_test(tcase, reads_what_is_valid, 0, STFS_CHECK_COUNT(good_cases));
 	tcase_add_loop_test(tcase, refuses_what_is_not, 0, STFS_CHECK_COUNT(bad_cases));
+	tcase_add_test(tcase, skips_one_value);
+	tcase_add_loop_test(tcase, skipping_refuses_what_reading_refuses, 0, STFS_CHECK_COUNT(bad_cases));
 	tcase_add_test(tcase, refuses_every_prefix);
 	tcase_add_test(tcase, nests_to_127_levels);
 	tcase_add_test(tcase, long_numbers_end_where_doubles_end);

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* Text that comes from files, made fit for a terminal: nothing is cut (base/err.h's stfs_quote cuts). */
-#ifndef STFS_OPS_ESCAPE_H
-#define STFS_OPS_ESCAPE_H
+/*
+ * Text that comes from files, made fit for a terminal: nothing is cut (base/err.h's stfs_quote
+ * cuts).
+ */
+#ifndef STFS_BASE_ESCAPE_H
+#define STFS_BASE_ESCAPE_H
 
 #include "base/buf.h"
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "ops/escape.h"
+#include "base/escape.h"
 
 #include "base/err.h"
 
