@@ -61,13 +61,15 @@ static int write_out(const struct request *request, const struct stfs_model *mod
 	struct stfs_sink sink = {.fd = -1, .name = request->output};
 	STFS_AUTO_BUF struct stfs_buf text = STFS_BUF_INIT;
 	STFS_AUTO_FD int fd = -1;
+	bool made;
 	int r;
 
 	if (request->sidecar)
 		make_sidecar(ref, &text);
 	else if (make_prefix(request, ref, model->resolved.path, &text) < 0)
 		return STFS_EXIT_FAILED;
-	fd = sink.fd = stfs_cli_create(model, request->output);
+	fd = sink.fd = stfs_cli_create(model, request->output,
+				       text.len + (request->sidecar ? 0 : ref->len), &made);
 	if (fd < 0)
 		return STFS_EXIT_FAILED;
 	if (strcmp(request->output, "-") == 0)
@@ -78,6 +80,8 @@ static int write_out(const struct request *request, const struct stfs_model *mod
 	/* Where space is given late (NFS, quotas) close tells that it was not. */
 	if (r == 0 && close(stfs_steal_fd(&fd)) < 0)
 		r = stfs_err_errno(err, -errno, "%s", sink.name);
+	if (r < 0 && made) /* half a tensor looks like a whole one */
+		unlink(request->output);
 	/* A reader that has had enough is no failure (`stfs cat ... | head -c 64`). */
 	if (r < 0 && r != -EPIPE)
 		stfs_cli_say("%s", err->message);

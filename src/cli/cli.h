@@ -60,10 +60,11 @@ struct stfs_model *stfs_cli_open(const char *path);
 /* The id of a tensor, or STFS_NO_TENSOR after a message that names the nearest ones. */
 uint32_t stfs_cli_find(const struct stfs_model *model, const char *name);
 /*
- * Opens a file for writing, "-" being stdout, unless it is one of the model's own. A descriptor for
- * the caller to close, or -1 after a message.
+ * Opens a file for writing, "-" being stdout, unless it is one of the model's own or the disk has no
+ * room for the `len` bytes to come (0: unknown). A descriptor for the caller to close, or -1 after a
+ * message. *made tells whether the file is new, to be removed if it cannot be finished.
  */
-int stfs_cli_create(const struct stfs_model *model, const char *path);
+int stfs_cli_create(const struct stfs_model *model, const char *path, uint64_t len, bool *made);
 
 static inline void stfs_cli_close(struct stfs_model **model)
 {

@@ -62,12 +62,19 @@ void stfs_human_share(uint64_t part, uint64_t whole, struct stfs_buf *out)
 		stfs_buf_printf(out, "%.1f%%", share);
 }
 
+/* NumPy has no more dimensions; a header can hold millions. */
+#define RANK_SHOWN 64
+
 void stfs_human_shape(const struct stfs_tensor_ref *ref, struct stfs_buf *out)
 {
 	STFS_AUTO_FREE uint64_t *dims = stfs_model_shape(ref);
 
+	uint32_t rank = ref->tensor->rank, shown = rank > RANK_SHOWN ? RANK_SHOWN : rank;
+
 	stfs_buf_putc(out, '[');
-	for (uint32_t i = 0; dims && i < ref->tensor->rank; i++)
+	for (uint32_t i = 0; dims && i < shown; i++)
 		stfs_buf_printf(out, "%s%" PRIu64, i ? "," : "", dims[i]);
+	if (shown < rank)
+		stfs_buf_printf(out, ",... %" PRIu32 " in all", rank);
 	stfs_buf_putc(out, ']');
 }

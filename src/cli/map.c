@@ -226,7 +226,8 @@ struct request {
 static int write_svg(const struct stfs_map *map, const char *path)
 {
 	STFS_AUTO_FILE FILE *out = NULL;
-	STFS_AUTO_FD int fd = stfs_cli_create(map->model, path);
+	bool made;
+	STFS_AUTO_FD int fd = stfs_cli_create(map->model, path, 0, &made);
 	int r;
 
 	if (fd < 0)
@@ -240,6 +241,8 @@ static int write_svg(const struct stfs_map *map, const char *path)
 		stfs_cli_out_of_memory();
 	if (fclose(stfs_steal_ptr(&out)) != 0)
 		r = -errno;
+	if (r < 0 && made)
+		unlink(path);
 	if (r < 0)
 		stfs_cli_say("%s: %s", path, strerror(-r));
 	return r < 0 ? STFS_EXIT_FAILED : STFS_EXIT_OK;

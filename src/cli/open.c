@@ -2,6 +2,9 @@
 /* Opening what the command line names. */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
 
 #include "base/cleanup.h"
 #include "cli/cli.h"
@@ -46,27 +49,55 @@ uint32_t stfs_cli_find(const struct stfs_model *model, const char *name)
 	return STFS_NO_TENSOR;
 }
 
-int stfs_cli_create(const struct stfs_model *model, const char *path)
+static int open_output(const char *path, bool *made)
 {
-	STFS_AUTO_FD int fd = -1;
+	int fd;
 
+	*made = false;
 	if (strcmp(path, "-") == 0)
-		fd = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
-	else /* cut short only once it is known not to be the model */
-		fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY, 0666);
-	if (fd < 0) {
+		return fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
+	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOCTTY, 0666);
+	*made = fd >= 0;
+	/* One that is there is cut short only once it is known not to be the model. */
+	return fd >= 0 || errno != EEXIST ? fd
+					  : open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY, 0666);
+}
+
+/* Whether the disk has room for `len` bytes in this file; says so with both numbers when not. */
+static bool has_room(int fd, const char *path, uint64_t len)
+{
+	struct statvfs fs;
+	struct stat st;
+	uint64_t free_bytes;
+
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || fstatvfs(fd, &fs) < 0)
+		return true;
+	free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize + (uint64_t)st.st_blocks * 512;
+	if (len <= free_bytes)
+		return true;
+	stfs_cli_say("%s: needs %" PRIu64 " bytes, the disk has room for %" PRIu64, path, len, free_bytes);
+	return false;
+}
+
+int stfs_cli_create(const struct stfs_model *model, const char *path, uint64_t len, bool *made)
+{
+	STFS_AUTO_FD int fd = open_output(path, made);
+	bool is_stdout = strcmp(path, "-") == 0, good = false;
+
+	if (fd < 0)
 		stfs_cli_say("%s: %s", path, strerror(errno));
-		return -1;
+	else if (stfs_extract_is_source(model, fd))
+		stfs_cli_say("%s: is the model itself", is_stdout ? "standard output" : path);
+	else if (is_stdout)
+		good = true;
+	else if (has_room(fd, path, len)) {
+		good = ftruncate(fd, 0) == 0 || errno == EINVAL; /* EINVAL: a pipe */
+		if (!good)
+			stfs_cli_say("%s: %s", path, strerror(errno));
 	}
-	if (stfs_extract_is_source(model, fd)) {
-		stfs_cli_say("%s: is the model itself",
-			     strcmp(path, "-") == 0 ? "standard output" : path);
-		return -1;
-	}
-	/* EINVAL: a pipe. */
-	if (strcmp(path, "-") != 0 && ftruncate(fd, 0) < 0 && errno != EINVAL) {
-		stfs_cli_say("%s: %s", path, strerror(errno));
-		return -1;
-	}
-	return stfs_steal_fd(&fd);
+	if (good)
+		return stfs_steal_fd(&fd);
+	if (*made)
+		unlink(path);
+	return -1;
 }

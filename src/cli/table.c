@@ -10,6 +10,8 @@
 
 #define GAP 2 /* spaces between columns */
 #define COLUMNS_MAX 16
+/* A name can be as long as a header: no column is wider, else every row is padded to it. */
+#define WIDTH_MOST 512
 #define LEAST 20 /* a name is not shortened beyond this: a line may then be too long */
 #define ELLIPSIS "\xe2\x80\xa6"
 
@@ -108,6 +110,7 @@ static void measure(const struct stfs_table *table, unsigned limit, size_t width
 		widths[i] = table->headless ? 0 : strlen(table->columns[i].title);
 	for (size_t cell = 0; cell < table->cells; cell++) {
 		width = stfs_text_width(cell_text(table, cell));
+		width = stfs_min_u64(width, WIDTH_MOST);
 		if (width > widths[cell % table->column_count])
 			widths[cell % table->column_count] = width;
 	}

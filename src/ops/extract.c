@@ -39,10 +39,14 @@ int stfs_sink_write(const struct stfs_sink *sink, const void *bytes, size_t len,
 
 bool stfs_extract_is_source(const struct stfs_model *model, int fd)
 {
-	struct stat st;
+	struct stat st, named;
 
 	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
 		return false;
+	/* The index of a sharded model, whose shards follow. */
+	if (fstatat(model->resolved.folder_fd, model->resolved.name, &named, 0) == 0 &&
+	    named.st_dev == st.st_dev && named.st_ino == st.st_ino)
+		return true;
 	for (uint32_t i = 0; i < model->shard_count; i++)
 		if (model->shards[i].st.st_dev == st.st_dev &&
 		    model->shards[i].st.st_ino == st.st_ino)

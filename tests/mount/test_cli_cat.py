@@ -160,3 +160,29 @@ def test_complete_tensors_of_a_truncated_model(stfs, small_model):
     done = stfs("cat", small_model, "layer.0.bias", text=False)
     assert done.stdout == official["layer.0.bias"][2] and b"official loader refuses" in done.stderr
     assert stfs("cat", small_model, "steps", check=False).returncode == 1
+
+
+def test_does_not_write_over_the_index(stfs, make_model, tmp_path):
+    make_model("m/a.safetensors", {"x": ("U8", [4], None)})
+    index = tmp_path / "m/model.safetensors.index.json"
+    index.write_text('{"weight_map":{"x":"a.safetensors"}}')
+    done = stfs("cat", "-o", index, tmp_path / "m", "x", check=False)
+    assert done.returncode == 1 and "is the model itself" in done.stderr
+    assert index.read_text() == '{"weight_map":{"x":"a.safetensors"}}'
+
+
+def test_no_room_is_said_before_anything_is_written(stfs, tmp_path):
+    """A tensor of 8 TiB, all hole: both numbers, and no half a file."""
+    size = 1 << 43
+    header = f'{{"w":{{"dtype":"U8","shape":[{size}],"data_offsets":[0,{size}]}}}}'
+    header += " " * (-len(header) % 8)
+    model = tmp_path / "large.safetensors"
+    with open(model, "wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header.encode())
+        try:
+            file.truncate(8 + len(header) + size)
+        except OSError:
+            pytest.skip("this file system has no files of 8 TiB")
+    done = stfs("cat", "-o", tmp_path / "out", model, "w", check=False)
+    assert done.returncode == 1 and str(size) in done.stderr and "room" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -144,3 +144,15 @@ def test_more_shards_than_the_limit_on_files(stfs, make_model, tmp_path):
                           capture_output=True, text=True, env=stfs.env)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["count"] == count
+
+
+def test_one_long_name_does_not_pad_the_others(stfs, make_model):
+    names = [f"t{i}" for i in range(40)] + ["n" * 100_000]
+    model = make_model("m.safetensors", {n: ("U8", [1], None) for n in names})
+    assert len(stfs("ls", model).stdout) < 100_000
+    assert "n" * 100_000 in stfs("ls", "--names", model).stdout.split()
+
+
+def test_a_shape_of_very_many_dimensions_is_shortened(stfs, make_model):
+    model = make_model("m.safetensors", {"x": ("U8", [1] * 5000, None)})
+    assert "5000 in all" in stfs("ls", model).stdout
