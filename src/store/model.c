@@ -151,22 +151,25 @@ static const char *label(const struct stfs_model *model, const struct stfs_shard
 static int admit(struct stfs_model *model, bool tolerant, struct stfs_err *err)
 {
 	struct stfs_err why = STFS_ERR_INIT;
+	const char *where;
 	char name[512];
 
 	for (uint32_t i = 0; i < model->shard_count; i++) {
 		struct stfs_shard *shard = &model->shards[i];
 
-		label(model, shard, name, sizeof(name));
+		where = label(model, shard, name, sizeof(name));
 		if (shard->irregular)
 			return stfs_err_set(err, shard->status, STFS_NO_POSITION, "%s: not a regular file",
-					    label(model, shard, name, sizeof(name)));
+					    where);
+		if (shard->status == -ENOENT && model->resolved.is_index)
+			return stfs_err_set(err, shard->status, STFS_NO_POSITION,
+					    "%s: No such file or directory; fetch it again (until then the "
+					    "other files of the model can be read one by one)", where);
 		if (shard->status < 0)
-			return stfs_err_errno(err, shard->status, "%s",
-					      label(model, shard, name, sizeof(name)));
+			return stfs_err_errno(err, shard->status, "%s", where);
 		if (stfs_findings_error(&shard->findings, tolerant, &why) < 0)
-			return stfs_err_set(err, why.code, why.position, "%s: byte %llu: %s",
-					    label(model, shard, name, sizeof(name)),
-					    (unsigned long long)why.position, why.message);
+			return stfs_err_set(err, why.code, why.position, "%s: byte %" PRIu64 ": %s", where,
+					    why.position, why.message);
 	}
 	if (stfs_findings_error(&model->findings, tolerant, &why) < 0)
 		return stfs_err_set(err, why.code, why.position, "%s: %s", model->resolved.path,

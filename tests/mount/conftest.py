@@ -90,8 +90,7 @@ def program_env(tmp_path):
         LC_ALL="C.UTF-8",
         # As installed, where both programs lie in one folder.
         PATH=f"{DAEMON.parent}:{STFS.parent}:{os.environ['PATH']}",
-        ASAN_OPTIONS=f"{logged}:detect_leaks=1:detect_stack_use_after_return=1"
-                     f":suppressions={ROOT}/tests/asan.supp",
+        ASAN_OPTIONS=f"{logged}:detect_leaks=1:detect_stack_use_after_return=1",
         UBSAN_OPTIONS=f"{logged}:print_stacktrace=1:halt_on_error=1",
         TSAN_OPTIONS=f"{logged}:second_deadlock_stack=1:suppressions={ROOT}/tests/tsan.supp",
         LSAN_OPTIONS="print_suppressions=0",

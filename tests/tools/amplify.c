@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * How much a model's edits write: 200 single-edit commits planned one after the other on a table of
+ * tensor sizes, the bytes that each plan writes or moves against the bytes of the tensors edited. Only
+ * numbers: no file is touched.
+ *
+ *   amplify [--no-shift] [--clone] [--seed N] [--edits N] < SHAPES
+ *
+ * SHAPES (tests/bench/shapes.py makes them): "data_start header_bytes count", then a line a tensor,
+ * "bytes alignment", in file order.
+ */
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "layout/layout.h"
+
+enum edit { EDIT_DELETE, EDIT_ADD, EDIT_REPLACE, EDIT_RESIZE, EDIT_COUNT };
+
+static const char *const names[EDIT_COUNT] = {"delete", "add", "replace", "resize"};
+
+struct tally {
+	unsigned count;
+	double edited, written, most; /* bytes; most: of one edit beyond what it edits */
+};
+
+struct model {
+	struct stfs_layout_item *items; /* owned; old is where each lies */
+	size_t count;
+	uint64_t data_start, length, header_per_item;
+};
+
+struct run {
+	struct model model, first; /* as it is now, and as it was read */
+	struct stfs_layout_file abilities;
+	struct tally tallies[EDIT_COUNT];
+	uint64_t random;
+};
+
+static uint64_t below(struct run *run, uint64_t bound)
+{
+	run->random ^= run->random << 13;
+	run->random ^= run->random >> 7;
+	run->random ^= run->random << 17;
+	return run->random % bound;
+}
+
+static int read_model(struct model *m)
+{
+	uint64_t header;
+
+	if (scanf("%" SCNu64 " %" SCNu64 " %zu", &m->data_start, &header, &m->count) != 3 || !m->count)
+		return -1;
+	m->header_per_item = header / m->count + 1;
+	m->length = m->data_start;
+	m->items = calloc(m->count, sizeof(*m->items));
+	for (size_t i = 0; m->items && i < m->count; i++) {
+		if (scanf("%" SCNu64 " %" SCNu32, &m->items[i].size, &m->items[i].alignment) != 2)
+			return -1;
+		m->items[i].old = m->length;
+		m->length += m->items[i].size;
+	}
+	return m->items ? 0 : -1;
+}
+
+static enum edit pick_edit(struct run *run)
+{
+	enum edit edit = (enum edit)below(run, 3);
+
+	if (run->model.count < run->first.count / 2)
+		return EDIT_ADD;
+	return edit == EDIT_REPLACE && below(run, 3) == 0 ? EDIT_RESIZE : edit;
+}
+
+/* The new tensor of an edit: like one of the first model's, or the edited one with some rows more. */
+static struct stfs_layout_item pick_new(struct run *run, enum edit edit, size_t edited)
+{
+	struct stfs_layout_item item = edit == EDIT_ADD ? run->first.items[below(run, run->first.count)]
+							: run->model.items[edited];
+
+	if (edit == EDIT_RESIZE)
+		item.size += (1 + below(run, 8)) * 1536;
+	item.size -= item.size % item.alignment;
+	item.old = STFS_LAYOUT_NEW;
+	return item;
+}
+
+static uint64_t bytes_of(const struct stfs_plan *plan)
+{
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < plan->count; i++)
+		if (plan->steps[i].kind == STFS_STEP_WRITE || plan->steps[i].kind == STFS_STEP_COPY)
+			sum += plan->steps[i].len;
+	return sum;
+}
+
+static void account(struct tally *t, const struct stfs_plan *plan, uint64_t edited, bool writes)
+{
+	double beyond = (double)bytes_of(plan) - (writes ? (double)edited : 0);
+
+	t->count++;
+	t->edited += (double)edited;
+	t->written += (double)bytes_of(plan);
+	t->most = beyond > t->most ? beyond : t->most;
+}
+
+/* Plans one edit and makes its result the model. */
+static int edit_once(struct run *run)
+{
+	struct model *m = &run->model;
+	enum edit edit = pick_edit(run);
+	size_t edited = edit == EDIT_ADD ? m->count : below(run, m->count), count = 0;
+	struct stfs_layout_item *items = calloc(m->count + 1, sizeof(*items));
+	struct stfs_layout_problem problem = {.file = run->abilities, .header_same = UINT64_MAX};
+	struct stfs_plan plan;
+	uint64_t size = edit == EDIT_ADD ? 0 : m->items[edited].size;
+
+	if (!items)
+		return -1;
+	for (size_t i = 0; i < m->count; i++)
+		if (i != edited)
+			items[count++] = m->items[i];
+	if (edit != EDIT_DELETE) {
+		items[count] = pick_new(run, edit, edited);
+		size = items[count++].size;
+	}
+	problem.file.length = m->length;
+	problem.file.data_start = m->data_start;
+	problem.items = items;
+	problem.count = count;
+	problem.header_need = m->header_per_item * count + 100;
+	if (stfs_layout_plan(&problem, &plan) < 0)
+		return -1;
+	account(&run->tallies[edit], &plan, size, edit != EDIT_DELETE);
+	for (size_t i = 0; i < count; i++)
+		items[i].old = plan.place[i];
+	if (m->items != run->first.items)
+		free(m->items);
+	m->items = items;
+	m->count = count;
+	m->data_start = plan.data_start;
+	m->length = plan.length;
+	stfs_plan_free(&plan);
+	return 0;
+}
+
+static void show(const struct run *run)
+{
+	double edited = 0, written = 0;
+
+	printf("%-8s %5s %10s %10s %6s %12s\n", "edit", "count", "edited MB", "wrote MB", "ratio",
+	       "most more MB");
+	for (int i = 0; i < EDIT_COUNT; i++) {
+		const struct tally *t = &run->tallies[i];
+
+		printf("%-8s %5u %10.1f %10.1f %6.2f %12.2f\n", names[i], t->count, t->edited / 1e6,
+		       t->written / 1e6, t->edited > 0 ? t->written / t->edited : 0, t->most / 1e6);
+		edited += t->edited;
+		written += t->written;
+	}
+	printf("%-8s %5s %10.1f %10.1f %6.2f\n", "all", "", edited / 1e6, written / 1e6,
+	       edited > 0 ? written / edited : 0);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {{"no-shift", no_argument, NULL, 'n'},
+						{"clone", no_argument, NULL, 'c'},
+						{"seed", required_argument, NULL, 's'},
+						{"edits", required_argument, NULL, 'e'}, {0}};
+	struct run run = {.random = 7919};
+	unsigned long edits = 200;
+	int c, r;
+
+	run.abilities = (struct stfs_layout_file){.block = 4096, .can_shift = true, .room = UINT64_MAX};
+	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		switch (c) {
+		case 'n': run.abilities.can_shift = false; break;
+		case 'c': run.abilities.can_clone = true; break;
+		case 's': run.random = 7919 * strtoul(optarg, NULL, 10) + 1; break;
+		case 'e': edits = strtoul(optarg, NULL, 10); break;
+		default: return 64;
+		}
+	}
+	r = read_model(&run.first);
+	run.model = run.first;
+	for (unsigned long i = 0; r == 0 && i < edits; i++)
+		r = edit_once(&run);
+	if (r == 0)
+		show(&run);
+	if (run.model.items != run.first.items)
+		free(run.model.items);
+	free(run.first.items);
+	return r == 0 ? 0 : 1;
+}
