@@ -16,6 +16,14 @@
 /* Bit 36 of the flags: bit 4 of flags2. */
 #define WANT_DIRECT_IO_ALLOW_MMAP (1u << 4)
 
+#if defined(__SANITIZE_ADDRESS__)
+#define ASAN
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define ASAN
+#endif
+#endif
+
 /* A session of its own process: the calls below have no user data that libfuse would pass. */
 static struct {
 	struct stfs_fs *fs;
@@ -85,15 +93,24 @@ static void complete(const struct iovec *iov, int count)
 	atomic_store(&init.fs->parallel_dirops, (flags & WANT_PARALLEL_DIROPS) != 0);
 }
 
+static ssize_t send_reply(int fd, const struct iovec *iov, int count)
+{
+#ifdef ASAN
+	/* Once the kernel has the bytes, another thread may serve the file's release and free them;
+	 * AddressSanitizer's own writev() looks at them after that. */
+	return syscall(SYS_writev, fd, iov, count);
+#else
+	return writev(fd, iov, count);
+#endif
+}
+
 static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
 {
 	ssize_t done, total = 0;
 
 	if (atomic_load(&init.unique))
 		complete(iov, count);
-	/* The plain call: once the kernel has the bytes, another thread may serve the file's release and
-	 * free them, and the sanitizers' own writev() looks at them after it returns. */
-	done = syscall(SYS_writev, fd, iov, count);
+	done = send_reply(fd, iov, count);
 	if (done >= 0 || errno != EFAULT)
 		return done;
 	/* The file was cut short under the mapping. The kernel has ended the request with EIO;
