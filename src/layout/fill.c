@@ -38,7 +38,6 @@ static unsigned tail_rank(const struct stfs_layout_view *view, uint32_t number)
 /* Stable insertion by rank: tails are short, and what is equal keeps the order it came in. */
 static void sort_by_rank(const struct stfs_layout_view *view, uint32_t *items, uint32_t count)
 {
-	uint32_t *sorted = items;
 	uint32_t buckets[66] = {0}, sum = 0;
 	uint32_t *copy = malloc((count ? count : 1) * sizeof(*copy));
 
@@ -53,7 +52,7 @@ static void sort_by_rank(const struct stfs_layout_view *view, uint32_t *items, u
 	for (uint32_t i = 0; i < count; i++)
 		copy[buckets[tail_rank(view, items[i])]++] = items[i];
 	for (uint32_t i = 0; i < count; i++)
-		sorted[i] = copy[i];
+		items[i] = copy[i];
 	free(copy);
 }
 
@@ -89,7 +88,7 @@ struct table {
 	uint32_t residues;
 	uint64_t *cost;  /* owned; of the best set found for each residue */
 	uint64_t *bytes; /* owned; its size */
-	uint64_t (*set)[1]; /* owned; its members, a bit a candidate */
+	uint64_t *set;   /* owned; its members, a bit a candidate */
 };
 
 /* The smallest usable candidates, by price. */
@@ -137,7 +136,7 @@ static void widen(struct table *t, const struct stfs_layout_view *view, uint32_t
 			continue;
 		cost[to] = t->cost[r] + paid;
 		bytes[to] = t->bytes[r] + size;
-		set[to] = t->set[r][0] | (uint64_t)1 << bit;
+		set[to] = t->set[r] | (uint64_t)1 << bit;
 	}
 }
 
@@ -159,16 +158,16 @@ static uint64_t best_set(const struct stfs_layout_view *view, const uint32_t *li
 			for (size_t r = 0; r < n; r++) {
 				cost[r] = t->cost[r];
 				bytes[r] = t->bytes[r];
-				set[r] = t->set[r][0];
+				set[r] = t->set[r];
 			}
 			widen(t, view, list[i], i, gap, cost, bytes, set);
 			for (size_t r = 0; r < n; r++) {
 				t->cost[r] = cost[r];
 				t->bytes[r] = bytes[r];
-				t->set[r][0] = set[r];
+				t->set[r] = set[r];
 			}
 		}
-		found = t->cost[wanted] == UINT64_MAX ? 0 : t->set[wanted][0];
+		found = t->cost[wanted] == UINT64_MAX ? 0 : t->set[wanted];
 	}
 	free(cost);
 	free(bytes);

@@ -18,7 +18,7 @@ struct stfs_layout_view {
 	uint32_t added_count;
 	uint64_t *bytes_before; /* owned: kept_count + 1 sums of kept sizes */
 	uint64_t added_bytes;
-	uint64_t block;     /* places keep their value modulo this; 1 when only equality will do: 0 */
+	uint64_t block;     /* places keep their value modulo this; 0: only equal places will do */
 	uint64_t header_min, header_good; /* least and wanted byte at which the data begins */
 };
 
