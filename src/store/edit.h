@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A model that can be changed. Edits are staged one after the other, each seeing those before it, and
+ * take effect together when they are committed: all of them, in all files of the model, or none.
+ *
+ *   clean --edit--> staged --commit--> clean
+ *                      \--commit fails before its record--> staged (nothing has happened)
+ *                      \--commit fails after it--> stuck (read-only; stfs_recover() finishes it)
+ *
+ * Invariants (tests: unit/test_edit.c, mount/test_edits.py):
+ *   E1  names are unique among the tensors as staged; no edit that would break this is taken.
+ *   E2  an edit that fails leaves everything as it was staged before it.
+ *   E3  the files are locked from opening to closing, exclusively unless it is a dry run.
+ *   E4  nothing is committed over a file that another program changed or replaced (ESTALE).
+ */
+#ifndef STFS_STORE_EDIT_H
+#define STFS_STORE_EDIT_H
+
+#include "layout/layout.h"
+#include "store/model.h"
+
+enum {
+	/* Also a model that is a link into a cache, has other hard links, or is read-only. */
+	STFS_EDIT_FORCE = 1 << 0,
+	/* Also one with holes or trailing bytes: the next commit closes them (compact). */
+	STFS_EDIT_TOLERANT = 1 << 1,
+	/* Only to plan: needs no permission to write, takes a shared lock, cannot commit. */
+	STFS_EDIT_DRY_RUN = 1 << 2,
+	/* Other programs that have the file open may see bytes move: do not spare them. */
+	STFS_EDIT_IGNORE_READERS = 1 << 3,
+	/* stfs_edit_create: replace a file that is there. */
+	STFS_EDIT_OVERWRITE = 1 << 4,
+};
+
+struct stfs_edit;
+
+/*
+ * Opens the model at `path` (store/resolve.h) for changes; the path itself may be a link. Finishes an
+ * interrupted commit first (not in a dry run). 0; -EBADMSG when the file is refused; -EPERM with a word
+ * about STFS_EDIT_FORCE when the guard holds it back; -EBUSY when a mount or another command has it;
+ * -EUCLEAN when an interrupted commit cannot be finished; another -errno.
+ */
+int stfs_edit_open(const char *path, unsigned flags, struct stfs_edit **edit, struct stfs_err *err);
+
+/* A model that is not there yet: one file, that appears at `path` when it is committed. -EEXIST. */
+int stfs_edit_create(const char *path, unsigned flags, struct stfs_edit **edit, struct stfs_err *err);
+
+/* Drops what is staged. */
+void stfs_edit_close(struct stfs_edit *edit);
+
+/* The model as committed; NULL of one that is being created. Valid until the next commit. */
+const struct stfs_model *stfs_edit_model(const struct stfs_edit *edit);
+/* What to call it in messages. */
+const char *stfs_edit_path(const struct stfs_edit *edit);
+
+/* ---- The tensors as staged ---- */
+
+struct stfs_edit_tensor {
+	struct stfs_str name; /* valid until the next edit */
+	enum stfs_dtype dtype;
+	const uint64_t *dims; /* valid until the next edit; NULL when rank is 0 */
+	size_t rank;
+	uint64_t len;   /* bytes */
+	uint32_t shard; /* number of the file that holds it */
+	bool is_new;    /* its bytes are not in that file yet */
+	int fd;         /* borrowed: where its bytes can be read now */
+	uint64_t offset;
+};
+
+/* How many there are; they are numbered from 0 in header order, new ones last. */
+size_t stfs_edit_count(const struct stfs_edit *edit);
+/* Number `index`, which is below the count; the numbers change with every edit. */
+void stfs_edit_tensor(struct stfs_edit *edit, size_t index, struct stfs_edit_tensor *tensor);
+/* The tensor `name`: false when there is none. */
+bool stfs_edit_find(struct stfs_edit *edit, struct stfs_str name, struct stfs_edit_tensor *tensor);
+
+/* Calls `each` with every pair of the metadata as staged, as stfs_model_metadata(). */
+int stfs_edit_metadata(const struct stfs_edit *edit,
+		       int (*each)(void *data, struct stfs_str key, struct stfs_str value), void *data);
+
+/* ---- Edits: 0, or -errno with `err` filled, and nothing changed (E2) ---- */
+
+/* Bytes of a file, from `offset` on. The file stays open and as it is until commit or close. */
+struct stfs_source {
+	int fd; /* borrowed */
+	uint64_t offset;
+};
+
+/*
+ * Copies `len` bytes (UINT64_MAX: all up to the end) of `fd`, which may be a pipe, into the spool, a
+ * file without a name beside the model, with room for them reserved. *source is good until close.
+ */
+int stfs_edit_spool(struct stfs_edit *edit, int fd, uint64_t len, struct stfs_source *source,
+		    uint64_t *spooled, struct stfs_err *err);
+
+/*
+ * Puts a tensor in the place of the one of that name, keeping its file and its place in the header, or
+ * adds it. Of a sharded model a new one goes to the file of its nearest neighbour in natural order.
+ * Its bytes, as many as dtype and shape say, are `source`'s. -EINVAL for a name or shape that no
+ * header can hold.
+ */
+int stfs_edit_put(struct stfs_edit *edit, struct stfs_str name, enum stfs_dtype dtype,
+		  const uint64_t *dims, size_t rank, struct stfs_source source, struct stfs_err *err);
+
+/* The same bytes under another type or shape, of as many bytes. */
+int stfs_edit_retype(struct stfs_edit *edit, struct stfs_str name, enum stfs_dtype dtype,
+		     const uint64_t *dims, size_t rank, struct stfs_err *err);
+
+int stfs_edit_remove(struct stfs_edit *edit, struct stfs_str name, struct stfs_err *err); /* -ENOENT */
+
+struct stfs_edit_pair {
+	struct stfs_str from, to; /* borrowed */
+};
+
+/*
+ * Renames all at once, so that names may be swapped. -ENOENT; -EEXIST when a tensor of that name is
+ * there and not renamed itself, unless `replace`, which removes it.
+ */
+int stfs_edit_rename(struct stfs_edit *edit, const struct stfs_edit_pair *pairs, size_t count,
+		     bool replace, struct stfs_err *err);
+
+/* Of a sharded model, in every file. */
+int stfs_edit_set(struct stfs_edit *edit, struct stfs_str key, struct stfs_str value, struct stfs_err *err);
+int stfs_edit_unset(struct stfs_edit *edit, struct stfs_str key, struct stfs_err *err); /* -ENOENT */
+/* Removes all metadata. */
+int stfs_edit_unset_all(struct stfs_edit *edit, struct stfs_err *err);
+
+/*
+ * The commit shall close holes, align every tensor and give back what the header has in reserve, though
+ * nothing else has changed; only what needs it is moved.
+ */
+int stfs_edit_compact(struct stfs_edit *edit, struct stfs_err *err);
+
+/* Whether a commit would change anything. */
+bool stfs_edit_pending(const struct stfs_edit *edit);
+
+/* ---- Commit ---- */
+
+/* What a commit does to one file, or would do. */
+struct stfs_edit_file {
+	const char *name; /* borrowed from the edit */
+	enum stfs_plan_kind kind;
+	bool is_new;        /* it was not there before */
+	bool is_index;      /* the index: written anew, the fields below but the lengths are 0 */
+	uint64_t old_length, new_length; /* bytes of the file */
+	uint64_t header;    /* bytes of the new header, with its reserve */
+	struct stfs_plan_cost cost;
+	size_t shifts;      /* block shifts among the steps */
+};
+
+struct stfs_edit_result {
+	struct stfs_edit_file *files; /* owned; those that change */
+	size_t count;
+	uint64_t changed; /* bytes of the tensors added, replaced, resized or removed */
+	uint64_t space;   /* bytes that must be free for a while */
+	uint64_t room;    /* bytes that are */
+	bool readers;     /* another program has a file open: live bytes are not moved under it */
+};
+void stfs_edit_result_free(struct stfs_edit_result *result);
+
+/* What the commit would do: 0, or -ENOSPC with *result filled all the same, -errno. */
+int stfs_edit_plan(struct stfs_edit *edit, struct stfs_edit_result *result, struct stfs_err *err);
+
+/* Called now and then during long work: bytes done and bytes in all. */
+struct stfs_progress {
+	void (*tell)(void *data, uint64_t done, uint64_t total); /* may be NULL */
+	void *data;
+};
+
+/*
+ * Commits what is staged. 0, with the model then open as it is now and nothing staged. -ESTALE;
+ * -ENOSPC; another -errno: if stfs_edit_is_stuck(), the record was written and the model is to be
+ * recovered; else nothing has happened and it may be tried again. `result` may be NULL.
+ */
+int stfs_edit_commit(struct stfs_edit *edit, const struct stfs_progress *progress,
+		     struct stfs_edit_result *result, struct stfs_err *err);
+bool stfs_edit_is_stuck(const struct stfs_edit *edit);
+
+/* ---- After a crash ---- */
+
+enum stfs_recovered {
+	STFS_RECOVERED_NOTHING, /* there was nothing to do */
+	STFS_RECOVERED_OLD,     /* an unfinished commit was taken back */
+	STFS_RECOVERED_NEW,     /* it was finished */
+	STFS_RECOVERED_RESCUED, /* edits of a rescue file were committed */
+};
+
+/*
+ * Finishes or takes back what a crash interrupted. 0 with *what set; -EBUSY when a program has the model
+ * open for changes; -EUCLEAN when journal and model do not belong together (nothing was touched);
+ * another -errno.
+ */
+int stfs_recover(const char *path, unsigned flags, enum stfs_recovered *what, struct stfs_err *err);
+
+#endif
