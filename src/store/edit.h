@@ -16,7 +16,7 @@
 #ifndef STFS_STORE_EDIT_H
 #define STFS_STORE_EDIT_H
 
-#include "layout/layout.h"
+#include "commit/commit.h"
 #include "store/model.h"
 
 enum {
@@ -79,12 +79,6 @@ int stfs_edit_metadata(const struct stfs_edit *edit,
 		       int (*each)(void *data, struct stfs_str key, struct stfs_str value), void *data);
 
 /* ---- Edits: 0, or -errno with `err` filled, and nothing changed (E2) ---- */
-
-/* Bytes of a file, from `offset` on. The file stays open and as it is until commit or close. */
-struct stfs_source {
-	int fd; /* borrowed */
-	uint64_t offset;
-};
 
 /*
  * Copies `len` bytes (UINT64_MAX: all up to the end) of `fd`, which may be a pipe, into the spool, a
@@ -161,12 +155,6 @@ void stfs_edit_result_free(struct stfs_edit_result *result);
 /* What the commit would do: 0, or -ENOSPC with *result filled all the same, -errno. */
 int stfs_edit_plan(struct stfs_edit *edit, struct stfs_edit_result *result, struct stfs_err *err);
 
-/* Called now and then during long work: bytes done and bytes in all. */
-struct stfs_progress {
-	void (*tell)(void *data, uint64_t done, uint64_t total); /* may be NULL */
-	void *data;
-};
-
 /*
  * Commits what is staged. 0, with the model then open as it is now and nothing staged. -ESTALE;
  * -ENOSPC; another -errno: if stfs_edit_is_stuck(), the record was written and the model is to be
@@ -177,13 +165,6 @@ int stfs_edit_commit(struct stfs_edit *edit, const struct stfs_progress *progres
 bool stfs_edit_is_stuck(const struct stfs_edit *edit);
 
 /* ---- After a crash ---- */
-
-enum stfs_recovered {
-	STFS_RECOVERED_NOTHING, /* there was nothing to do */
-	STFS_RECOVERED_OLD,     /* an unfinished commit was taken back */
-	STFS_RECOVERED_NEW,     /* it was finished */
-	STFS_RECOVERED_RESCUED, /* edits of a rescue file were committed */
-};
 
 /*
  * Finishes or takes back what a crash interrupted. 0 with *what set; -EBUSY when a program has the model

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT */
+#include "commit/beside.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/xattr.h>
+
+#include "base/cleanup.h"
+#include "base/io.h"
+#include "base/siphash.h"
+
+char *stfs_beside_name(const char *name, const char *suffix)
+{
+	static const struct stfs_sipkey key = {0}; /* the same for ever: it tells names apart, no more */
+	struct stfs_str whole = stfs_str_from(name);
+	char *made = NULL;
+	int r;
+
+	if (1 + whole.len + strlen(suffix) <= NAME_MAX)
+		r = asprintf(&made, ".%s%s", name, suffix);
+	else
+		r = asprintf(&made, ".%.*s~%016" PRIx64 "%s", (int)(NAME_MAX - 18 - strlen(suffix)), name,
+			     stfs_siphash(&key, whole), suffix);
+	return r < 0 ? NULL : made;
+}
+
+int stfs_beside_create(int folder_fd, const char *name)
+{
+	const int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+	int fd = stfs_io->openat(folder_fd, name, flags, 0600);
+
+	if (fd < 0 && errno == EEXIST && stfs_io_unlink(folder_fd, name) == 0)
+		fd = stfs_io->openat(folder_fd, name, flags, 0600);
+	return fd < 0 ? -errno : fd;
+}
+
+/* Labels, access lists and what users attached; what cannot be copied was not to be had by us. */
+static void copy_xattrs(int fd, int like)
+{
+	STFS_AUTO_FREE char *names = NULL, *value = NULL;
+	ssize_t len = flistxattr(like, NULL, 0), size;
+
+	if (len <= 0)
+		return;
+	names = malloc((size_t)len);
+	value = malloc(XATTR_SIZE_MAX);
+	if (!names || !value)
+		return;
+	len = flistxattr(like, names, (size_t)len);
+	for (ssize_t at = 0; at < len; at += (ssize_t)strlen(names + at) + 1) {
+		size = fgetxattr(like, names + at, value, XATTR_SIZE_MAX);
+		if (size >= 0)
+			(void)fsetxattr(fd, names + at, value, (size_t)size, 0);
+	}
+}
+
+int stfs_beside_adopt(int fd, int like)
+{
+	struct stat want, have;
+
+	if (fstat(like, &want) < 0 || fstat(fd, &have) < 0)
+		return -errno;
+	if ((have.st_uid != want.st_uid && fchown(fd, want.st_uid, (gid_t)-1) < 0) ||
+	    (have.st_gid != want.st_gid && fchown(fd, (uid_t)-1, want.st_gid) < 0))
+		return -errno;
+	copy_xattrs(fd, like);
+	return fchmod(fd, want.st_mode & 07777) < 0 ? -errno : 0;
+}
+
+int stfs_beside_is(int folder_fd, const char *name, int fd)
+{
+	struct stat named, ours;
+
+	if (fstat(fd, &ours) < 0)
+		return -errno;
+	if (fstatat(folder_fd, name, &named, AT_SYMLINK_NOFOLLOW) < 0)
+		return errno == ENOENT ? 0 : -errno;
+	return named.st_dev == ours.st_dev && named.st_ino == ours.st_ino ? 1 : -ESTALE;
+}

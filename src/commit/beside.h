@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+/* Files that stand beside a model for a while: their names, how they are made, and in whose name. */
+#ifndef STFS_COMMIT_BESIDE_H
+#define STFS_COMMIT_BESIDE_H
+
+#include <stdbool.h>
+#include <sys/stat.h>
+
+#define STFS_BESIDE_JOURNAL ".stfs-journal"
+#define STFS_BESIDE_NEW ".stfs-new"
+#define STFS_BESIDE_RESCUE ".stfs-rescue"
+
+/* ".NAME" and the suffix: a malloc'ed string. A long name is cut, and its hash stands for the rest. */
+char *stfs_beside_name(const char *name, const char *suffix);
+
+/*
+ * Makes a new file for reading and writing, open to its owner alone. What an earlier commit left under
+ * that name goes. The descriptor or -errno.
+ */
+int stfs_beside_create(int folder_fd, const char *name);
+
+/* Gives `fd` the owner, permissions and extended attributes of `like`. 0, or -errno of the owner. */
+int stfs_beside_adopt(int fd, int like);
+
+/* Whether no name stands there, or that of the file `fd`, or another: 0, 1 or -ESTALE. */
+int stfs_beside_is(int folder_fd, const char *name, int fd);
+
+#endif

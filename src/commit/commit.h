@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Changes the files of a model, all of them or none: plan, journal, steps, and their recovery. The only
+ * code that changes a model's bytes out of place.
+ *
+ * The order for files that are changed in place (docs/journal.md has every byte, and the states):
+ *
+ *     journal with the intent      fsync, fsync folder   from here recovery cuts back to the old length
+ *     new bytes behind the end     fsync
+ *     record into the journal      fsync                 from here recovery goes forward
+ *     length words poisoned        fsync                 every loader refuses the file
+ *     steps, with marks            fsync
+ *     header, still poisoned       fsync
+ *     files renamed into place     fsync folder
+ *     length words                 fsync                 the new model
+ *     journal removed              fsync folder
+ *
+ * A file that is replaced (edited as a clone, or put together anew) is finished beside the old one before
+ * the record; when it is the only one, the rename is the commit, and there is no journal.
+ *
+ * Invariants (tests: crash/test_crash.c unless said):
+ *   C1  before the record is durable no byte of the old model changes, and its length is known.
+ *   C2  after it, model and journal alone give the new model, whatever was written of the steps.
+ *   C3  a loader that opens a file at any time gets the old model, the new one, or an error.
+ *   C4  a step is only run again when what it reads is as it was: a mark stands before each step that
+ *       destroys what an earlier step since the last mark has read, and around each block shift.
+ *   C5  a journal is believed only when it could only have been written by who owns the model (journal.h).
+ *   C6  no name in a journal reaches outside of the model's folder.
+ */
+#ifndef STFS_COMMIT_COMMIT_H
+#define STFS_COMMIT_COMMIT_H
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "layout/layout.h"
+
+/* Bytes of a file, from `offset` on. */
+struct stfs_source {
+	int fd; /* borrowed; stays open and as it is until the commit is over */
+	uint64_t offset;
+};
+
+/* Called now and then during long work: bytes done and bytes in all. */
+struct stfs_progress {
+	void (*tell)(void *data, uint64_t done, uint64_t total); /* may be NULL */
+	void *data;
+};
+
+/* One file that changes. */
+struct stfs_commit_file {
+	const char *name; /* borrowed: in the folder */
+	int fd;           /* borrowed: open for writing (a dry run: for reading); -1 when it is new */
+
+	/* Either its whole new content, which replaces it: */
+	const struct stfs_buf *content; /* borrowed, or NULL */
+	/* or its tensors. Of problem.file only length and data_start are the caller's. */
+	struct stfs_layout_problem problem;
+	const struct stfs_source *sources; /* borrowed: where the bytes of each new item are */
+	/* Appends length word and text, of exactly plan->text_len bytes, for these places. 0 or -errno. */
+	int (*header)(void *data, const struct stfs_plan *plan, struct stfs_buf *out, struct stfs_err *err);
+	void *data;
+
+	bool no_shift, no_clone; /* what turned out not to work on this file; kept for the next plan */
+
+	/* What came of it: */
+	struct stfs_plan plan; /* owned */
+	struct stfs_buf text;  /* owned: what `header` gave */
+	int new_fd;            /* owned: the file that took its place, locked; -1 when it is the same one */
+	char *temp;            /* owned: its name until then */
+};
+
+struct stfs_commit {
+	int folder_fd;          /* borrowed */
+	const char *model;      /* borrowed: name of the file or index, for the journal's */
+	struct stfs_commit_file *files; /* borrowed */
+	size_t count;
+	bool ignore_readers;
+	bool overwrite;         /* a new file may replace one that is there */
+	struct stfs_progress progress;
+
+	/* What came of it: */
+	bool readers;  /* another program has a file open */
+	bool recorded; /* the record was written: after a failure, recovery has to finish it */
+	uint64_t room; /* bytes that can be allocated */
+	uint64_t done, total; /* bytes, for the progress */
+};
+
+/* Before anything else: 0 or -errno. */
+void stfs_commit_init(struct stfs_commit *commit);
+/* Frees what came of it, descriptors that were not taken included. */
+void stfs_commit_free(struct stfs_commit *commit);
+
+/*
+ * Finds out what can be done with each file and plans. Changes nothing. 0; -ENOSPC with every plan's
+ * cost.space set; another -errno.
+ */
+int stfs_commit_plan(struct stfs_commit *commit, struct stfs_err *err);
+
+/*
+ * Plans and does it. 0: the files' plan, text and new_fd are as they are now. -ESTALE when a file is no
+ * longer the one that `fd` is. On another failure commit->recorded tells whether anything has happened.
+ */
+int stfs_commit_run(struct stfs_commit *commit, struct stfs_err *err);
+
+/* ---- After a crash (recover.c) ---- */
+
+enum stfs_recovered {
+	STFS_RECOVERED_NOTHING, /* there was nothing to do */
+	STFS_RECOVERED_OLD,     /* an unfinished commit was taken back */
+	STFS_RECOVERED_NEW,     /* it was finished */
+	STFS_RECOVERED_RESCUED, /* edits of a rescue file were committed (store/rescue.h) */
+};
+
+/* Whether a journal stands beside the model: 1, 0 or -errno. It may be that of a commit under way. */
+int stfs_commit_interrupted(int folder_fd, const char *model);
+
+/*
+ * Finishes or takes back what the journal of `model` tells of. 0; -EBUSY when another program holds a
+ * file's lock; -EUCLEAN when journal and files do not belong together (nothing was touched); -EPERM when
+ * the journal is not to be believed; another -errno.
+ */
+int stfs_commit_recover(int folder_fd, const char *model, enum stfs_recovered *what, struct stfs_err *err);
+
+#endif

@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: MIT */
+/* The journaled commit: files that are changed where they are, and others renamed with them. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "base/arith.h"
+#include "base/cleanup.h"
+#include "base/io.h"
+#include "commit/beside.h"
+#include "commit/internal.h"
+#include "commit/steps.h"
+
+int stfs_commit_poison(int fd, uint64_t word)
+{
+	char bytes[8];
+
+	stfs_store_le64(bytes, word);
+	return stfs_io_write(fd, bytes, sizeof(bytes), 0);
+}
+
+/* ---- Before the record ---- */
+
+/* What the journal's head says of a file as it is. */
+static int describe(const struct stfs_commit_file *file, struct stfs_journal_file *entry)
+{
+	STFS_AUTO_FREE char *text = NULL;
+	struct stat st;
+	uint64_t len;
+	char word[8];
+	int r;
+
+	entry->name = strdup(file->name);
+	if (!entry->name)
+		return -ENOMEM;
+	if (fstat(file->fd, &st) < 0)
+		return -errno;
+	entry->old_length = (uint64_t)st.st_size;
+	entry->kind = stfs_commit_in_place(file) ? STFS_JOURNAL_IN_PLACE : STFS_JOURNAL_RENAME;
+	if (entry->kind == STFS_JOURNAL_RENAME)
+		return 0;
+	r = stfs_io_read_exactly(file->fd, word, sizeof(word), 0);
+	entry->old_word = stfs_load_le64(word);
+	len = file->problem.file.data_start - sizeof(word);
+	/* Nothing is committed over a file that is not the one that was planned for. */
+	if (r == 0 && (entry->old_word != len || entry->old_length != file->problem.file.length))
+		return -ESTALE;
+	text = malloc(len ? len : 1);
+	if (!text)
+		return -ENOMEM;
+	if (r == 0)
+		r = stfs_io_read_exactly(file->fd, text, len, sizeof(word));
+	entry->old_hash = stfs_journal_hash(stfs_str_slice(text, len));
+	return r;
+}
+
+static int begin(struct stfs_commit *commit, struct stfs_journal *journal)
+{
+	int like = -1, r = 0;
+
+	*journal = (struct stfs_journal){.fd = -1};
+	journal->files = calloc(commit->count, sizeof(*journal->files));
+	if (!journal->files)
+		return -ENOMEM;
+	for (size_t i = 0; r == 0 && i < commit->count; i++) {
+		r = describe(&commit->files[i], &journal->files[i]);
+		journal->count++;
+		like = commit->files[i].fd;
+	}
+	return r < 0 ? r : stfs_journal_begin(journal, commit->folder_fd, commit->model, like);
+}
+
+/* The end of the file while the steps before the record run. */
+static uint64_t end_before(const struct stfs_commit_file *file)
+{
+	uint64_t end = file->problem.file.length;
+
+	for (size_t i = 0; i < file->plan.before; i++)
+		end = stfs_max_u64(end, file->plan.steps[i].to + file->plan.steps[i].len);
+	return end;
+}
+
+/* The new bytes, behind the end of the old file. */
+static int write_ahead(struct stfs_commit *commit, struct stfs_commit_file *file)
+{
+	const struct stfs_layout_file *f = &file->problem.file;
+	const struct stfs_plan *plan = &file->plan;
+	uint64_t end = end_before(file);
+	int r = 0;
+
+	if (stfs_steps_shifts(plan->steps, plan->count)) {
+		r = stfs_commit_try_shift(file->fd, f->length, f->block);
+		if (r == -EOPNOTSUPP || r == -EINVAL) {
+			file->no_shift = true;
+			return STFS_COMMIT_REPLAN;
+		}
+	}
+	if (r == 0)
+		r = stfs_io_reserve(file->fd, f->length, end - f->length);
+	for (size_t i = 0; r == 0 && i < plan->before; i++)
+		r = stfs_step_run(file->fd, file->fd, &plan->steps[i], file->sources, commit);
+	if (r == 0 && plan->before)
+		r = stfs_io_sync(file->fd);
+	return r;
+}
+
+/* Bytes for the marks of one file. */
+static int count_marks(struct stfs_commit_file *file, uint64_t *marks)
+{
+	const struct stfs_plan *plan = &file->plan;
+	const struct stfs_step *steps = plan->steps ? plan->steps + plan->before : NULL;
+	size_t count = plan->count - plan->before;
+	struct stfs_extents extents = {0};
+	int r = 0;
+
+	if (stfs_steps_shifts(steps, count)) {
+		r = stfs_extents_read(file->fd, 0, end_before(file), &extents);
+		if (r == -EOPNOTSUPP || r == -E2BIG) {
+			file->no_shift = true; /* it could not be recovered */
+			return STFS_COMMIT_REPLAN;
+		}
+	}
+	if (r == 0 && count)
+		*marks += stfs_steps_marks_len(steps, count, extents.count);
+	stfs_extents_free(&extents);
+	return r;
+}
+
+/* Fills what the record says of a file. */
+static int describe_new(const struct stfs_commit_file *file, struct stfs_journal_file *entry)
+{
+	size_t count = file->plan.count - file->plan.before;
+	struct stat st;
+
+	if (entry->kind == STFS_JOURNAL_RENAME) {
+		if (fstat(file->new_fd, &st) < 0)
+			return -errno;
+		entry->new_inode = st.st_ino;
+		entry->new_length = (uint64_t)st.st_size;
+		return 0;
+	}
+	entry->new_length = file->plan.length;
+	entry->steps = malloc((count ? count : 1) * sizeof(*entry->steps));
+	if (!entry->steps)
+		return -ENOMEM;
+	entry->step_count = count;
+	if (count)
+		memcpy(entry->steps, file->plan.steps + file->plan.before, count * sizeof(*entry->steps));
+	return stfs_buf_add_str(&entry->header, stfs_buf_str(&file->text));
+}
+
+/* Everything up to the record and with it. */
+static int prepare(struct stfs_commit *commit, struct stfs_journal *journal)
+{
+	uint64_t marks = 0, spare = 0;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < commit->count; i++) {
+		struct stfs_commit_file *file = &commit->files[i];
+
+		if (!stfs_commit_in_place(file)) {
+			r = stfs_commit_build(commit, file);
+			continue;
+		}
+		r = write_ahead(commit, file);
+		if (r == 0)
+			r = count_marks(file, &marks);
+		if (file->plan.data_start > file->problem.file.data_start)
+			spare += file->plan.data_start - file->problem.file.data_start;
+	}
+	for (size_t i = 0; r == 0 && i < commit->count; i++)
+		r = describe_new(&commit->files[i], &journal->files[i]);
+	return r < 0 ? r : stfs_journal_record(journal, marks, spare);
+}
+
+/* ---- Taking back ---- */
+
+/* As if nothing had been. When this fails the journal stays, and recovery does it. */
+static int take_back(struct stfs_commit *commit, struct stfs_journal *journal)
+{
+	static const char nothing[8];
+	int r = 0;
+
+	for (size_t i = 0; i < commit->count; i++)
+		stfs_commit_unbuild(commit, &commit->files[i]);
+	if (journal->fd < 0)
+		return 0;
+	/* First the record, else a crash from here on would have recovery miss what is cut off. */
+	if (journal->record_tried) {
+		r = stfs_io_write(journal->fd, nothing, sizeof(nothing), journal->record_at);
+		if (r == 0)
+			r = stfs_io_sync(journal->fd);
+	}
+	for (size_t i = 0; r == 0 && i < commit->count; i++) {
+		if (journal->files[i].kind != STFS_JOURNAL_IN_PLACE)
+			continue;
+		r = stfs_io_truncate(commit->files[i].fd, journal->files[i].old_length);
+		if (r == 0)
+			r = stfs_io_sync(commit->files[i].fd);
+	}
+	if (r == 0)
+		r = stfs_journal_end(journal);
+	return r;
+}
+
+/* ---- From the record on ---- */
+
+static int poison_all(struct stfs_commit *commit, const struct stfs_journal *journal, uint64_t bit)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < commit->count; i++) {
+		if (journal->files[i].kind != STFS_JOURNAL_IN_PLACE)
+			continue;
+		r = stfs_commit_poison(commit->files[i].fd, journal->files[i].old_word | bit);
+		if (r == 0)
+			r = stfs_io_sync(commit->files[i].fd);
+	}
+	return r;
+}
+
+/* Whether somebody has opened a file since it was planned to move bytes in it. */
+static bool new_readers(struct stfs_commit *commit)
+{
+	for (size_t i = 0; !commit->ignore_readers && i < commit->count; i++) {
+		const struct stfs_commit_file *file = &commit->files[i];
+
+		if (stfs_commit_in_place(file) && file->plan.before < file->plan.count &&
+		    !file->problem.file.replace_only && stfs_commit_has_readers(file->fd))
+			commit->readers = true;
+	}
+	return commit->readers;
+}
+
+/* Steps and header of one file; it is still refused by every loader afterwards. */
+static int finish_file(struct stfs_journal *journal, size_t number, int fd, struct stfs_commit *progress)
+{
+	struct stfs_journal_file *file = &journal->files[number];
+	uint64_t word = stfs_load_le64(file->header.data);
+	struct stat st;
+	int r = stfs_steps_run_marked(journal, number, fd, progress);
+
+	if (r < 0)
+		return r;
+	/* What a step left out cannot be mended here, and must not be made valid. */
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if ((uint64_t)st.st_size != file->new_length)
+		return -EUCLEAN;
+	r = stfs_io_write(fd, file->header.data + 8, file->header.len - 8, 8);
+	if (r == 0)
+		r = stfs_commit_poison(fd, word | STFS_POISON);
+	return r < 0 ? r : stfs_io_sync(fd);
+}
+
+/* The complete new file onto the old one, unless that was done already. */
+static int rename_file(struct stfs_journal *journal, const struct stfs_journal_file *file)
+{
+	STFS_AUTO_FREE char *temp = stfs_beside_name(file->name, STFS_BESIDE_NEW);
+	struct stat st;
+
+	if (!temp)
+		return -ENOMEM;
+	if (fstatat(journal->folder_fd, temp, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_ino == file->new_inode)
+		return stfs_io_rename(journal->folder_fd, temp, file->name, 0);
+	if (fstatat(journal->folder_fd, file->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return -errno;
+	return st.st_ino == file->new_inode ? 0 : -EUCLEAN;
+}
+
+int stfs_commit_finish(struct stfs_journal *journal, const int *fds, struct stfs_commit *progress)
+{
+	bool renamed = false;
+	int r = 0;
+
+	stfs_journal_give_back(journal);
+	for (size_t i = 0; r == 0 && i < journal->count; i++)
+		if (fds[i] >= 0)
+			r = finish_file(journal, i, fds[i], progress);
+	for (size_t i = 0; r == 0 && i < journal->count; i++) {
+		if (journal->files[i].kind != STFS_JOURNAL_RENAME)
+			continue;
+		r = rename_file(journal, &journal->files[i]);
+		renamed = true;
+	}
+	if (r == 0 && renamed)
+		r = stfs_io_sync_folder(journal->folder_fd);
+	for (size_t i = 0; r == 0 && i < journal->count; i++) {
+		if (fds[i] < 0)
+			continue;
+		r = stfs_commit_poison(fds[i], stfs_load_le64(journal->files[i].header.data));
+		if (r == 0)
+			r = stfs_io_sync(fds[i]);
+	}
+	return r < 0 ? r : stfs_journal_end(journal);
+}
+
+static int finish(struct stfs_commit *commit, struct stfs_journal *journal)
+{
+	STFS_AUTO_FREE int *fds = malloc(commit->count * sizeof(*fds));
+
+	if (!fds)
+		return -ENOMEM;
+	for (size_t i = 0; i < commit->count; i++)
+		fds[i] = journal->files[i].kind == STFS_JOURNAL_IN_PLACE ? commit->files[i].fd : -1;
+	return stfs_commit_finish(journal, fds, commit);
+}
+
+int stfs_commit_journaled(struct stfs_commit *commit, struct stfs_err *err)
+{
+	struct stfs_journal journal;
+	int r = begin(commit, &journal), back;
+
+	if (r == 0)
+		r = prepare(commit, &journal);
+	if (r == 0) {
+		commit->recorded = true;
+		r = poison_all(commit, &journal, STFS_POISON);
+		if (r == 0 && new_readers(commit)) {
+			r = poison_all(commit, &journal, 0);
+			if (r == 0) {
+				commit->recorded = false;
+				r = STFS_COMMIT_REPLAN;
+			}
+		}
+	}
+	if (r == 0) {
+		r = finish(commit, &journal);
+	} else if (!commit->recorded) {
+		back = take_back(commit, &journal);
+		if (back < 0) {
+			commit->recorded = true; /* so far as anybody can tell */
+			r = stfs_err_errno(err, back, "%s: a commit that failed could not be taken back",
+					   commit->model);
+		}
+	}
+	stfs_journal_close(&journal);
+	return r;
+}

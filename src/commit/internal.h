@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+/* What the parts of a commit share. */
+#ifndef STFS_COMMIT_INTERNAL_H
+#define STFS_COMMIT_INTERNAL_H
+
+#include "commit/commit.h"
+#include "commit/journal.h"
+
+/* A plan that cannot be carried out as it is; with what was learnt another one is made. */
+#define STFS_COMMIT_REPLAN (-EAGAIN)
+
+static inline bool stfs_commit_in_place(const struct stfs_commit_file *file)
+{
+	return !file->content && (file->plan.kind == STFS_PLAN_HEADER || file->plan.kind == STFS_PLAN_IN_PLACE);
+}
+
+/* ---- abilities.c: what can be done with a file, found out on the file itself ---- */
+
+/* Fills problem.file but length and data_start. 0 or -errno. */
+int stfs_commit_abilities(const struct stfs_commit *commit, struct stfs_commit_file *file);
+
+/* A block shift behind the file's end, where there is nothing: 0, or -errno when shifts will not do. */
+int stfs_commit_try_shift(int fd, uint64_t length, uint64_t block);
+
+/* Whether another open file description has this one open, or would rather not say. */
+bool stfs_commit_has_readers(int fd);
+
+/* ---- beside.c's user: a file that takes another's place (replace.c) ---- */
+
+/*
+ * Makes the new file under its temporary name, complete, durable and locked: file->temp and new_fd. 0;
+ * STFS_COMMIT_REPLAN; -errno.
+ */
+int stfs_commit_build(struct stfs_commit *commit, struct stfs_commit_file *file);
+/* Takes it away again. */
+void stfs_commit_unbuild(struct stfs_commit *commit, struct stfs_commit_file *file);
+/* The only file of the commit: its rename is the commit. 0 or -errno. */
+int stfs_commit_replace(struct stfs_commit *commit, struct stfs_commit_file *file, struct stfs_err *err);
+
+/* ---- in_place.c: through the journal ---- */
+
+int stfs_commit_journaled(struct stfs_commit *commit, struct stfs_err *err);
+
+/*
+ * What is to be done once the record stands and the length words are poisoned; after a crash again. fds:
+ * of the journal's files that are changed in place, -1 for those that are finished. Removes the journal.
+ */
+int stfs_commit_finish(struct stfs_journal *journal, const int *fds, struct stfs_commit *progress);
+
+/* Sets bit 63 of the length word, or clears it. Not durable yet. */
+int stfs_commit_poison(int fd, uint64_t word);
+
+#endif

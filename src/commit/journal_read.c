@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: MIT */
+/* The journal after a crash: what of it is whole. */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "base/arith.h"
+#include "base/cleanup.h"
+#include "base/io.h"
+#include "commit/beside.h"
+#include "commit/journal.h"
+
+#define PAGE 4096
+#define PART_HEAD 24
+#define FILES_MAX 8192
+
+/* Reads numbers and bytes of a part; once something is missing, everything after it is zero. */
+struct reader {
+	const char *at;
+	size_t left;
+	bool bad;
+};
+
+static uint64_t get64(struct reader *reader)
+{
+	uint64_t value;
+
+	if (reader->left < 8) {
+		reader->bad = true;
+		return 0;
+	}
+	value = stfs_load_le64(reader->at);
+	reader->at += 8;
+	reader->left -= 8;
+	return value;
+}
+
+/* Bytes padded to a multiple of 8: NULL when there are not as many. */
+static const char *get_bytes(struct reader *reader, uint64_t len)
+{
+	const char *bytes = reader->at;
+
+	if (reader->bad || len > reader->left || stfs_align_up(len, 8) > reader->left) {
+		reader->bad = true;
+		return NULL;
+	}
+	reader->at += stfs_align_up(len, 8);
+	reader->left -= stfs_align_up(len, 8);
+	return bytes;
+}
+
+/*
+ * Reads the part at `at`: its bytes go to `out`, behind magic, length and checksum. 1 when it is whole, 0
+ * when there is none or it was not finished, -errno.
+ */
+static int read_part(int fd, uint64_t at, uint64_t file_len, const char *magic, struct stfs_buf *out)
+{
+	char head[PART_HEAD];
+	uint64_t len, sum;
+	int r;
+
+	if (at > file_len || file_len - at < PART_HEAD)
+		return 0;
+	r = stfs_io_read_exactly(fd, head, sizeof(head), at);
+	if (r < 0)
+		return r;
+	len = stfs_load_le64(head + 8);
+	sum = stfs_load_le64(head + 16);
+	if (memcmp(head, magic, 8) != 0 || len < PART_HEAD || len > file_len - at)
+		return 0;
+	stfs_buf_clear(out);
+	r = stfs_buf_fill(out, 0, len);
+	if (r == 0)
+		r = stfs_io_read_exactly(fd, out->data, len, at);
+	if (r < 0)
+		return r;
+	stfs_store_le64(out->data + 16, 0);
+	return stfs_journal_hash(stfs_buf_str(out)) == sum;
+}
+
+static struct reader behind_head(const struct stfs_buf *part)
+{
+	return (struct reader){.at = part->data + PART_HEAD, .left = part->len - PART_HEAD};
+}
+
+/* C6: a name in the folder, and none of those that we make ourselves. */
+static bool good_name(const char *name, uint64_t len)
+{
+	struct stfs_str text = {name, len};
+
+	return name && len > 0 && len <= NAME_MAX && !memchr(name, '/', len) && !memchr(name, 0, len) &&
+	       !stfs_str_is(text, ".") && !stfs_str_is(text, "..") &&
+	       !stfs_str_ends_with(text, STFS_BESIDE_JOURNAL) && !stfs_str_ends_with(text, STFS_BESIDE_NEW);
+}
+
+static int read_head(struct stfs_journal *journal, uint64_t file_len)
+{
+	STFS_AUTO_BUF struct stfs_buf part = STFS_BUF_INIT;
+	struct reader reader;
+	uint64_t count, len;
+	const char *name;
+	int r = read_part(journal->fd, 0, file_len, "STFSJNL1", &part);
+
+	if (r <= 0)
+		return r < 0 ? r : -EBADMSG;
+	reader = behind_head(&part);
+	if (get64(&reader) != 1)
+		return -EPROTO;
+	count = get64(&reader);
+	if (count == 0 || count > FILES_MAX)
+		return -EPROTO;
+	journal->files = calloc(count, sizeof(*journal->files));
+	if (!journal->files)
+		return -ENOMEM;
+	for (; journal->count < count; journal->count++) {
+		struct stfs_journal_file *file = &journal->files[journal->count];
+
+		file->old_length = get64(&reader);
+		file->old_word = get64(&reader);
+		file->old_hash = get64(&reader);
+		len = get64(&reader);
+		name = get_bytes(&reader, len);
+		if (reader.bad || !good_name(name, len))
+			return -EPROTO;
+		file->name = strndup(name, len);
+		if (!file->name)
+			return -ENOMEM;
+	}
+	journal->record_at = stfs_align_up(part.len, PAGE);
+	return 0;
+}
+
+/* One file of the record. 0, -EPROTO or -ENOMEM. */
+static int read_file(struct reader *reader, struct stfs_journal_file *file)
+{
+	uint64_t kind = get64(reader), header_len;
+	const char *header;
+
+	file->kind = kind == STFS_JOURNAL_IN_PLACE ? STFS_JOURNAL_IN_PLACE : STFS_JOURNAL_RENAME;
+	file->new_length = get64(reader);
+	file->new_inode = get64(reader);
+	file->step_count = get64(reader);
+	header_len = get64(reader);
+	if (reader->bad || file->step_count > reader->left / 32 ||
+	    (kind != STFS_JOURNAL_IN_PLACE && kind != STFS_JOURNAL_RENAME))
+		return -EPROTO;
+	file->steps = calloc(file->step_count ? file->step_count : 1, sizeof(*file->steps));
+	if (!file->steps)
+		return -ENOMEM;
+	for (size_t i = 0; i < file->step_count; i++) {
+		kind = get64(reader);
+		if (kind > STFS_STEP_TRUNCATE || kind == STFS_STEP_WRITE || kind == STFS_STEP_CLONE)
+			return -EPROTO;
+		file->steps[i] = (struct stfs_step){.kind = (enum stfs_step_kind)kind, .item = UINT32_MAX};
+		file->steps[i].from = get64(reader);
+		file->steps[i].to = get64(reader);
+		file->steps[i].len = get64(reader);
+	}
+	header = get_bytes(reader, header_len);
+	if (!header || (file->kind == STFS_JOURNAL_IN_PLACE && header_len < 8))
+		return -EPROTO;
+	return stfs_buf_add(&file->header, header, header_len);
+}
+
+static int read_record(struct stfs_journal *journal, uint64_t file_len)
+{
+	STFS_AUTO_BUF struct stfs_buf part = STFS_BUF_INIT;
+	struct reader reader;
+	int r = read_part(journal->fd, journal->record_at, file_len, "STFSREC1", &part);
+
+	if (r <= 0)
+		return r;
+	reader = behind_head(&part);
+	r = 0;
+	for (size_t i = 0; r == 0 && i < journal->count; i++)
+		r = read_file(&reader, &journal->files[i]);
+	journal->marks_at = journal->marks_end = stfs_align_up(journal->record_at + part.len, PAGE);
+	journal->recorded = r == 0;
+	return r;
+}
+
+static int take_mark(struct stfs_journal *journal, struct reader *reader)
+{
+	uint64_t number = get64(reader), next = get64(reader), shift = get64(reader), size = get64(reader);
+	uint64_t extents = get64(reader), samples = get64(reader);
+	struct stfs_journal_file *file;
+	struct stfs_extent *items;
+
+	if (reader->bad || number >= journal->count || samples > STFS_SAMPLES_MAX ||
+	    extents > reader->left / 24 || next > journal->files[number].step_count)
+		return -EPROTO;
+	file = &journal->files[number];
+	items = calloc(extents ? extents : 1, sizeof(*items));
+	if (!items)
+		return -ENOMEM;
+	stfs_extents_free(&file->map.extents);
+	file->marked = true;
+	file->next_step = next;
+	file->shift = shift;
+	file->map = (struct stfs_shift_map){.size = size, .extents = {items, extents}, .sample_count = samples};
+	for (size_t i = 0; i < extents; i++) {
+		items[i].logical = get64(reader);
+		items[i].physical = get64(reader);
+		items[i].len = get64(reader);
+	}
+	for (size_t i = 0; i < samples; i++) {
+		file->map.samples[i].at = get64(reader);
+		file->map.samples[i].hash = get64(reader);
+	}
+	if (reader->bad || (shift && (next == file->step_count ||
+				      (file->steps[next].kind != STFS_STEP_COLLAPSE &&
+				       file->steps[next].kind != STFS_STEP_INSERT))))
+		return -EPROTO;
+	return 0;
+}
+
+static int read_marks(struct stfs_journal *journal, uint64_t file_len)
+{
+	STFS_AUTO_BUF struct stfs_buf part = STFS_BUF_INIT;
+	struct reader reader;
+	int r;
+
+	for (;;) {
+		r = read_part(journal->fd, journal->marks_end, file_len, "STFSMRK1", &part);
+		if (r <= 0)
+			return r;
+		reader = behind_head(&part);
+		r = take_mark(journal, &reader);
+		if (r < 0)
+			return r;
+		journal->marks_end += part.len;
+	}
+}
+
+/* C5. */
+static int believe(const struct stfs_journal *journal, const struct stat *st, uid_t owner, struct stfs_err *err)
+{
+	const char *why = NULL;
+
+	if (!S_ISREG(st->st_mode))
+		why = "is not a regular file";
+	else if (st->st_nlink != 1)
+		why = "has other links";
+	else if (st->st_uid != owner && st->st_uid != 0 && st->st_uid != geteuid())
+		why = "belongs to somebody else than the model";
+	else if (st->st_mode & 022)
+		why = "may be written by others";
+	if (!why)
+		return 0;
+	return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: the journal beside the model %s: it is not "
+			    "believed; look where it comes from, then remove it", journal->path, why);
+}
+
+int stfs_journal_open(struct stfs_journal *journal, int folder_fd, const char *model, uid_t owner,
+		      struct stfs_err *err)
+{
+	struct stat st;
+	int r;
+
+	*journal = (struct stfs_journal){.fd = -1, .folder_fd = folder_fd};
+	journal->path = stfs_beside_name(model, STFS_BESIDE_JOURNAL);
+	if (!journal->path)
+		return -ENOMEM;
+	journal->fd = stfs_io->openat(folder_fd, journal->path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0);
+	if (journal->fd < 0)
+		r = errno == ENOENT ? -ENOENT : stfs_err_errno(err, -errno, "%s", journal->path);
+	else if (fstat(journal->fd, &st) < 0)
+		r = -errno;
+	else
+		r = believe(journal, &st, owner, err);
+	if (r == 0)
+		r = read_head(journal, (uint64_t)st.st_size);
+	if (r == 0)
+		r = read_record(journal, (uint64_t)st.st_size);
+	if (r == 0 && journal->recorded)
+		r = read_marks(journal, (uint64_t)st.st_size);
+	if (r == -EPROTO)
+		r = stfs_err_set(err, r, STFS_NO_POSITION, "%s: is no journal that this version can read",
+				 journal->path);
+	if (r < 0 && r != -EBADMSG)
+		stfs_journal_close(journal);
+	return r;
+}

@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * After a crash. Without a record the old model is still there, perhaps with bytes behind its end, and they
+ * are cut off. With one the steps go on from the last mark.
+ *
+ * A file of the journal is one of these; any other was changed by somebody else, and nothing is touched:
+ *
+ *   old        length word and header are those of the head
+ *   poisoned   the length word has bit 63, or the block with it has moved away
+ *   new        word and header are those of the record, and so is the length: it is finished
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#include "base/arith.h"
+#include "base/cleanup.h"
+#include "base/io.h"
+#include "commit/beside.h"
+#include "commit/internal.h"
+#include "commit/steps.h"
+
+int stfs_commit_interrupted(int folder_fd, const char *model)
+{
+	STFS_AUTO_FREE char *name = stfs_beside_name(model, STFS_BESIDE_JOURNAL);
+	struct stat st;
+
+	if (!name)
+		return -ENOMEM;
+	if (fstatat(folder_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0)
+		return 1;
+	return errno == ENOENT ? 0 : -errno;
+}
+
+enum state { STATE_OLD, STATE_POISONED, STATE_NEW, STATE_FOREIGN };
+
+static void close_all(int *fds, size_t count)
+{
+	for (size_t i = 0; fds && i < count; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+	free(fds);
+}
+
+/* Opens and locks the files of the journal: *out is an array of descriptors, -1 for one that is gone. */
+static int open_all(const struct stfs_journal *journal, int **out, struct stfs_err *err)
+{
+	int *fds = malloc(journal->count * sizeof(*fds)), r = 0;
+
+	if (!fds)
+		return -ENOMEM;
+	for (size_t i = 0; i < journal->count; i++)
+		fds[i] = -1;
+	for (size_t i = 0; r == 0 && i < journal->count; i++) {
+		const char *name = journal->files[i].name;
+
+		fds[i] = stfs_io->openat(journal->folder_fd, name,
+					 O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0);
+		if (fds[i] < 0)
+			r = errno == ENOENT ? 0 : stfs_err_errno(err, -errno, "%s", name);
+		else if (flock(fds[i], LOCK_EX | LOCK_NB) < 0)
+			r = stfs_err_set(err, -EBUSY, STFS_NO_POSITION,
+					 "%s: another program has it open for changes", name);
+	}
+	if (r < 0)
+		close_all(fds, journal->count);
+	else
+		*out = fds;
+	return r;
+}
+
+/* Whether the header in the file is `len` bytes of text with this hash. */
+static int has_header(int fd, uint64_t len, uint64_t file_len, uint64_t hash, bool *has)
+{
+	STFS_AUTO_FREE char *text = NULL;
+	int r;
+
+	*has = false;
+	if (len > file_len - 8)
+		return 0;
+	text = malloc(len ? len : 1);
+	if (!text)
+		return -ENOMEM;
+	r = stfs_io_read_exactly(fd, text, len, 8);
+	*has = r == 0 && stfs_journal_hash(stfs_str_slice(text, len)) == hash;
+	return r;
+}
+
+/* Whether the length word may have gone up with the first block. */
+static bool moves_word(const struct stfs_journal_file *file)
+{
+	for (size_t i = 0; i < file->step_count; i++)
+		if (file->steps[i].kind == STFS_STEP_INSERT && file->steps[i].to < 8)
+			return true;
+	return false;
+}
+
+static int judge(const struct stfs_journal *journal, const struct stfs_journal_file *file, int fd, enum state *state)
+{
+	struct stfs_str text = stfs_buf_str(&file->header);
+	uint64_t word, length;
+	struct stat st;
+	char bytes[8];
+	bool has = false;
+	int r;
+
+	*state = STATE_FOREIGN;
+	if (fd < 0)
+		return 0;
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	length = (uint64_t)st.st_size;
+	if (!S_ISREG(st.st_mode) || length < 8)
+		return 0;
+	r = stfs_io_read_exactly(fd, bytes, sizeof(bytes), 0);
+	if (r < 0)
+		return r;
+	word = stfs_load_le64(bytes);
+	if (journal->recorded && (word & STFS_POISON || (word == 0 && moves_word(file)))) {
+		*state = STATE_POISONED;
+		return 0;
+	}
+	if (word == file->old_word && length >= file->old_length) {
+		r = has_header(fd, word, length, file->old_hash, &has);
+		*state = has ? STATE_OLD : STATE_FOREIGN;
+	}
+	if (r == 0 && *state == STATE_FOREIGN && journal->recorded && word == stfs_load_le64(text.ptr) &&
+	    length == file->new_length) {
+		r = has_header(fd, word, length, stfs_journal_hash(stfs_str_slice(text.ptr + 8, text.len - 8)), &has);
+		*state = has ? STATE_NEW : STATE_FOREIGN;
+	}
+	return r;
+}
+
+static int foreign(const struct stfs_journal *journal, const char *name, struct stfs_err *err)
+{
+	return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION,
+			    "%s: was changed after the commit that %s tells of was interrupted; nothing is "
+			    "touched. If the model is as you want it, remove that journal", name, journal->path);
+}
+
+/* ---- Back ---- */
+
+static int remove_temp(const struct stfs_journal *journal, const char *name)
+{
+	STFS_AUTO_FREE char *temp = stfs_beside_name(name, STFS_BESIDE_NEW);
+	int r = temp ? stfs_io_unlink(journal->folder_fd, temp) : -ENOMEM;
+
+	return r == -ENOENT ? 0 : r;
+}
+
+/* There is no record: cuts off what was written behind the end of the old files. */
+static int take_back(struct stfs_journal *journal, const int *fds)
+{
+	enum state state;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < journal->count; i++) {
+		const struct stfs_journal_file *file = &journal->files[i];
+		struct stat st;
+
+		r = remove_temp(journal, file->name);
+		if (r == 0 && file->old_word) /* else it is the index, which is never touched itself */
+			r = judge(journal, file, fds[i], &state);
+		else
+			state = STATE_FOREIGN;
+		/* A file that somebody has changed since is theirs: it needs nothing from us. */
+		if (r < 0 || state != STATE_OLD || fstat(fds[i], &st) < 0 || (uint64_t)st.st_size == file->old_length)
+			continue;
+		r = stfs_io_truncate(fds[i], file->old_length);
+		if (r == 0)
+			r = stfs_io_sync(fds[i]);
+	}
+	return r < 0 ? r : stfs_journal_end(journal);
+}
+
+/* ---- Forward ---- */
+
+/* Every file must be what the journal could have left; those that are finished are left out. */
+static int check_all(const struct stfs_journal *journal, int *fds, struct stfs_err *err)
+{
+	enum state state;
+	int r;
+
+	for (size_t i = 0; i < journal->count; i++) {
+		if (journal->files[i].kind == STFS_JOURNAL_IN_PLACE) {
+			r = judge(journal, &journal->files[i], fds[i], &state);
+			if (r < 0)
+				return stfs_err_errno(err, r, "%s", journal->files[i].name);
+			if (state == STATE_FOREIGN)
+				return foreign(journal, journal->files[i].name, err);
+			if (state != STATE_NEW)
+				continue;
+		}
+		if (fds[i] >= 0)
+			close(fds[i]);
+		fds[i] = -1;
+	}
+	return 0;
+}
+
+static int go_on(struct stfs_journal *journal, int *fds, struct stfs_err *err)
+{
+	int r = check_all(journal, fds, err);
+
+	for (size_t i = 0; r == 0 && i < journal->count; i++) {
+		const struct stfs_journal_file *file = &journal->files[i];
+
+		if (fds[i] < 0)
+			continue;
+		r = stfs_commit_poison(fds[i], file->old_word | STFS_POISON);
+		if (r == 0)
+			r = stfs_io_sync(fds[i]);
+	}
+	return r < 0 ? r : stfs_commit_finish(journal, fds, NULL);
+}
+
+/* Whose the model is: the journal must be theirs (C5). */
+static int owner_of(int folder_fd, const char *model, uid_t *owner)
+{
+	struct stat st;
+
+	if (fstatat(folder_fd, model, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return -errno;
+	*owner = st.st_uid;
+	return 0;
+}
+
+int stfs_commit_recover(int folder_fd, const char *model, enum stfs_recovered *what, struct stfs_err *err)
+{
+	struct stfs_journal journal;
+	int *fds = NULL, r;
+	uid_t owner = 0;
+
+	*what = STFS_RECOVERED_NOTHING;
+	r = owner_of(folder_fd, model, &owner);
+	if (r < 0)
+		return stfs_err_errno(err, r, "%s", model);
+	r = stfs_journal_open(&journal, folder_fd, model, owner, err);
+	if (r == -ENOENT)
+		return 0;
+	if (r == -EBADMSG) { /* not even its head was finished: then nothing else was begun */
+		r = stfs_journal_end(&journal);
+		*what = STFS_RECOVERED_OLD;
+	} else if (r == 0) {
+		r = open_all(&journal, &fds, err);
+		*what = journal.recorded ? STFS_RECOVERED_NEW : STFS_RECOVERED_OLD;
+		if (r == 0)
+			r = journal.recorded ? go_on(&journal, fds, err) : take_back(&journal, fds);
+	}
+	if (fds)
+		close_all(fds, journal.count);
+	stfs_journal_close(&journal);
+	if (r < 0 && err && err->code != r)
+		stfs_err_errno(err, r, "%s: the interrupted commit could not be finished; it can be tried "
+			       "again", model);
+	return r;
+}

@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: MIT */
+#include "commit/steps.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "base/arith.h"
+#include "base/cleanup.h"
+#include "base/io.h"
+
+/* What is copied in one call or through one buffer: small enough that progress is seen. */
+#define CALL_MAX (64u << 20)
+#define PIECE (1u << 20)
+
+static void tell(struct stfs_commit *progress, uint64_t more)
+{
+	if (!progress)
+		return;
+	progress->done += more;
+	if (progress->progress.tell)
+		progress->progress.tell(progress->progress.data, progress->done, progress->total);
+}
+
+/* Within the kernel, as far as that goes; any failure leaves the rest to the next way, which tells it. */
+static uint64_t copy_in_kernel(int from, uint64_t from_at, int to, uint64_t to_at, uint64_t len,
+			       struct stfs_commit *progress)
+{
+	off_t source = (off_t)from_at, target = (off_t)to_at;
+	uint64_t done = 0;
+	ssize_t put = 1;
+
+	while (done < len && put > 0) {
+		put = stfs_io->copy_file_range(from, &source, to, &target, stfs_min_u64(len - done, CALL_MAX), 0);
+		if (put > 0) {
+			done += (uint64_t)put;
+			tell(progress, (uint64_t)put);
+		}
+	}
+	return done;
+}
+
+int stfs_copy_bytes(int from, uint64_t from_at, int to, uint64_t to_at, uint64_t len,
+		    struct stfs_commit *progress)
+{
+	STFS_AUTO_FREE char *piece = NULL;
+	/* Never within a file: extents shared with itself would be found anywhere by the map. */
+	uint64_t done = from == to ? 0 : copy_in_kernel(from, from_at, to, to_at, len, progress);
+	size_t now;
+	int r = 0;
+
+	if (done == len)
+		return 0;
+	piece = malloc(stfs_min_u64(PIECE, len - done));
+	if (!piece)
+		return -ENOMEM;
+	for (; r == 0 && done < len; done += now) {
+		now = stfs_min_u64(PIECE, len - done);
+		r = stfs_io_read_exactly(from, piece, now, from_at + done);
+		if (r == 0)
+			r = stfs_io_write(to, piece, now, to_at + done);
+		if (r == 0)
+			tell(progress, now);
+	}
+	return r;
+}
+
+static int clone_range(int fd, int old, const struct stfs_step *step, struct stfs_commit *progress)
+{
+	if (stfs_io->clone_range(fd, step->to, old, step->from, step->len) < 0)
+		return stfs_copy_bytes(old, step->from, fd, step->to, step->len, progress);
+	tell(progress, step->len);
+	return 0;
+}
+
+int stfs_step_run(int fd, int old, const struct stfs_step *step, const struct stfs_source *sources,
+		  struct stfs_commit *progress)
+{
+	const struct stfs_source *source;
+
+	switch (step->kind) {
+	case STFS_STEP_WRITE:
+		source = &sources[step->item];
+		return stfs_copy_bytes(source->fd, source->offset + step->from, fd, step->to, step->len,
+				       progress);
+	case STFS_STEP_COPY:
+		return stfs_copy_bytes(old, step->from, fd, step->to, step->len, progress);
+	case STFS_STEP_CLONE:
+		return clone_range(fd, old, step, progress);
+	case STFS_STEP_COLLAPSE:
+		return stfs_io_fallocate(fd, FALLOC_FL_COLLAPSE_RANGE, step->to, step->len);
+	case STFS_STEP_INSERT:
+		return stfs_io_fallocate(fd, FALLOC_FL_INSERT_RANGE, step->to, step->len);
+	case STFS_STEP_TRUNCATE:
+		return stfs_io_truncate(fd, step->to);
+	}
+	return -EINVAL;
+}
+
+/* ---- What may be run again ---- */
+
+static bool is_shift(const struct stfs_step *step)
+{
+	return step->kind == STFS_STEP_COLLAPSE || step->kind == STFS_STEP_INSERT;
+}
+
+size_t stfs_steps_shifts(const struct stfs_step *steps, size_t count)
+{
+	size_t shifts = 0;
+
+	for (size_t i = 0; i < count; i++)
+		shifts += is_shift(&steps[i]);
+	return shifts;
+}
+
+/* Whether `step` overwrites or cuts off bytes that `earlier` reads. */
+static bool destroys(const struct stfs_step *step, const struct stfs_step *earlier)
+{
+	uint64_t from = earlier->from, end = earlier->from + earlier->len;
+
+	if (earlier->kind != STFS_STEP_COPY)
+		return false;
+	if (step->kind == STFS_STEP_TRUNCATE)
+		return end > step->to;
+	return step->to < end && from < step->to + step->len;
+}
+
+bool stfs_steps_need_mark(const struct stfs_step *steps, size_t since, size_t next)
+{
+	if (is_shift(&steps[next]))
+		return true;
+	for (size_t i = since; i < next; i++)
+		if (destroys(&steps[next], &steps[i]))
+			return true;
+	return false;
+}
+
+uint64_t stfs_steps_marks_len(const struct stfs_step *steps, size_t count, size_t extents)
+{
+	size_t since = 0, shifts = 0;
+	uint64_t sum = stfs_journal_mark_len(0); /* the last one */
+
+	for (size_t i = 0; i < count; i++) {
+		if (!stfs_steps_need_mark(steps, since, i))
+			continue;
+		/* A shift splits an extent or two, and is followed by a mark of its own. */
+		sum += is_shift(&steps[i]) ? stfs_journal_mark_len(extents + 4 * ++shifts + 64) +
+					     stfs_journal_mark_len(0)
+					   : stfs_journal_mark_len(0);
+		since = is_shift(&steps[i]) ? i + 1 : i;
+	}
+	return sum;
+}
+
+/* ---- Running with marks ---- */
+
+/* A shift that was begun before a crash: brings the file to where `done` says. */
+static int finish_shift(int fd, const struct stfs_step *step, const struct stfs_shift_map *before, bool *done)
+{
+	enum stfs_shift_state state;
+	uint64_t hole = 0;
+	struct stat st;
+	int r = stfs_shift_judge(fd, step, before, &state, &hole);
+
+	if (r < 0)
+		return r;
+	*done = state == STFS_SHIFT_DONE;
+	if (state != STFS_SHIFT_HALF)
+		return 0;
+	/* An insert is taken back and then begun anew; a collapse goes on from where the hole is. */
+	*done = step->kind == STFS_STEP_COLLAPSE;
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if (hole + step->len >= (uint64_t)st.st_size)
+		r = stfs_io_truncate(fd, hole);
+	else
+		r = stfs_io_fallocate(fd, FALLOC_FL_COLLAPSE_RANGE, hole, step->len);
+	return r < 0 ? r : stfs_io_sync(fd);
+}
+
+/* The block with the length word may have gone up: what stands there now must be refused as well. */
+static int poison_again(int fd, const struct stfs_step *step)
+{
+	char word[8];
+
+	if (step->kind != STFS_STEP_INSERT || step->to >= sizeof(word))
+		return 0;
+	stfs_store_le64(word, STFS_POISON);
+	return stfs_io_write(fd, word, sizeof(word), 0);
+}
+
+/* A block shift between two marks. */
+static int run_shift(struct stfs_journal *journal, size_t number, size_t next, int fd, bool begun,
+		     struct stfs_commit *progress)
+{
+	struct stfs_journal_file *file = &journal->files[number];
+	const struct stfs_step *step = &file->steps[next];
+	struct stfs_shift_map map = {0};
+	bool done = false;
+	int r;
+
+	if (begun) {
+		r = finish_shift(fd, step, &file->map, &done);
+	} else {
+		r = stfs_shift_map_read(fd, step, &map);
+		if (r == 0)
+			r = stfs_journal_mark(journal, number, next, &map);
+		stfs_extents_free(&map.extents);
+	}
+	if (r == 0 && !done)
+		r = stfs_step_run(fd, fd, step, NULL, progress);
+	if (r == 0)
+		r = poison_again(fd, step);
+	if (r == 0)
+		r = stfs_io_sync(fd);
+	return r < 0 ? r : stfs_journal_mark(journal, number, next + 1, NULL);
+}
+
+int stfs_steps_run_marked(struct stfs_journal *journal, size_t number, int fd, struct stfs_commit *progress)
+{
+	struct stfs_journal_file *file = &journal->files[number];
+	size_t since = file->marked ? file->next_step : 0;
+	bool begun = file->marked && file->shift;
+	int r = 0;
+
+	for (size_t i = since; r == 0 && i < file->step_count; i++) {
+		if (is_shift(&file->steps[i])) {
+			if (i > since)
+				r = stfs_io_sync(fd);
+			if (r == 0)
+				r = run_shift(journal, number, i, fd, begun, progress);
+			begun = false;
+			since = i + 1;
+			continue;
+		}
+		if (stfs_steps_need_mark(file->steps, since, i)) {
+			r = stfs_io_sync(fd);
+			if (r == 0)
+				r = stfs_journal_mark(journal, number, i, NULL);
+			since = i;
+		}
+		if (r == 0)
+			r = stfs_step_run(fd, fd, &file->steps[i], NULL, progress);
+	}
+	if (r == 0 && since < file->step_count) {
+		r = stfs_io_sync(fd);
+		if (r == 0)
+			r = stfs_journal_mark(journal, number, file->step_count, NULL);
+	}
+	return r;
+}
