@@ -209,3 +209,31 @@ int stfs_header_write(const struct stfs_header_parts *parts, size_t min_text_len
 	stfs_store_le64(out->data + before, min_text_len);
 	return 0;
 }
+
+size_t stfs_header_written_len(const struct stfs_buf *out, size_t at)
+{
+	size_t start = at + STFS_LENGTH_WORD, end = out->len;
+
+	while (end > start && out->data[end - 1] == ' ')
+		end--;
+	return end - start;
+}
+
+int stfs_header_fit(struct stfs_buf *out, size_t at, uint64_t text_len)
+{
+	size_t written = stfs_header_written_len(out, at), start = at + STFS_LENGTH_WORD;
+	int r;
+
+	if (text_len < written)
+		return -ENOSPC;
+	if (text_len > STFS_HEADER_MAX)
+		return -E2BIG;
+	if (text_len > out->len - start) {
+		r = stfs_buf_fill(out, ' ', text_len - (out->len - start));
+		if (r < 0)
+			return r;
+	}
+	out->len = start + text_len;
+	stfs_store_le64(out->data + at, text_len);
+	return 0;
+}

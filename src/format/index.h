@@ -68,4 +68,35 @@ uint32_t stfs_index_find(const struct stfs_index *index, struct stfs_str name);
 /* The tensor of entry number `entry`; valid until the index forgets. */
 struct stfs_str stfs_index_name(const struct stfs_index *index, uint32_t entry);
 
+/* ---- Writing (index_write.c) ---- */
+
+/* What happens to one tensor. A name with a NULL ptr is none; an empty name is one. */
+struct stfs_index_change {
+	struct stfs_str name;     /* borrowed: as the index has it; none: a tensor is added */
+	struct stfs_str new_name; /* borrowed: what it is called then; none: it is removed */
+	const char *file;         /* borrowed: its shard then; NULL: as before */
+};
+
+struct stfs_index_changes {
+	const struct stfs_index_change *items; /* they take effect together: names may be swapped */
+	size_t count;
+	bool set_total_size; /* where the index has one: none is added */
+	uint64_t total_size;
+};
+
+/*
+ * Appends to `out` the index `text` with `changes` made. All else stays as it is, byte for byte: other
+ * members, their order, the layout of lines. weight_map is written in the style of its first members. If
+ * its names are sorted (as transformers leaves them), they stay so; else a renamed tensor keeps its place
+ * and an added one comes last. An index need not name every tensor of its shards, so removing one that
+ * it has not got changes nothing, renaming one adds it, and adding one that is there sets its shard.
+ *
+ * What is written, stfs_index_read() reads. 0; -EBADMSG when it refuses `text`; -ENOENT when a tensor
+ * that the index has not got is renamed without a shard; -EINVAL when it would refuse the result (a name
+ * twice or not UTF-8, no file name, no tensor left, too large); -ENOMEM. On failure `out` holds what it
+ * held.
+ */
+int stfs_index_write(struct stfs_str text, const struct stfs_index_changes *changes,
+		     struct stfs_buf *out, struct stfs_err *err);
+
 #endif

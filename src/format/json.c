@@ -398,6 +398,19 @@ int stfs_json_plain(const struct stfs_json *json, struct stfs_json_string raw, s
 	return r;
 }
 
+int stfs_json_member(struct stfs_json *json, bool *first, struct stfs_buf *scratch,
+		     struct stfs_json_string *raw, struct stfs_str *key)
+{
+	int r = stfs_json_next(json, '}', first);
+
+	if (r <= 0)
+		return r;
+	r = stfs_json_key(json, raw);
+	if (r == 0)
+		r = stfs_json_plain(json, *raw, scratch, key);
+	return r < 0 ? r : 1;
+}
+
 /* What is open while a value is passed over, by depth. */
 struct skip_level {
 	char close;

@@ -84,6 +84,13 @@ int stfs_json_unescape(struct stfs_str raw, struct stfs_buf *out);
 int stfs_json_plain(const struct stfs_json *json, struct stfs_json_string raw, struct stfs_buf *scratch,
 		    struct stfs_str *out);
 
+/*
+ * The next member of an object that was entered, as stfs_json_next(): 1 with its key, as it stands in
+ * the text and, as by stfs_json_plain(), its characters; pos is behind the colon. 0 at the object's end.
+ */
+int stfs_json_member(struct stfs_json *json, bool *first, struct stfs_buf *scratch,
+		     struct stfs_json_string *raw, struct stfs_str *key);
+
 /* What stfs_json_skip() calls on its way; a result below 0 ends it and is its own. */
 struct stfs_json_visitor {
 	int (*enter)(void *data); /* behind '{' or '[': json->depth is that of what was entered */

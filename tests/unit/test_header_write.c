@@ -140,6 +140,67 @@ START_TEST(refuses_to_pass_the_loaders_limit)
 }
 END_TEST
 
+/* ---- A header of an exact length ---- */
+
+START_TEST(fits_a_header_to_any_length)
+{
+	static const char text[] = "{" B_TEXT "}";
+	const size_t len = sizeof(text) - 1, at = 3;
+	const struct stfs_header_parts parts = {.items = two_items, .item_count = 1};
+	/* Up and down: what one call added the next takes away. */
+	const size_t lens[] = {len, len + 1, len + 7, len + 4099, len + 3, len};
+	STFS_AUTO_BUF struct stfs_buf out = STFS_BUF_INIT;
+
+	stfs_buf_puts(&out, "pre");
+	ck_assert_int_eq(stfs_header_write(&parts, 400, &out, NULL), 0);
+	ck_assert_uint_eq(stfs_header_written_len(&out, at), len);
+	for (size_t i = 0; i < STFS_CHECK_COUNT(lens); i++) {
+		ck_assert_int_eq(stfs_header_fit(&out, at, lens[i]), 0);
+		ck_assert_uint_eq(out.len, at + STFS_LENGTH_WORD + lens[i]);
+		ck_assert_uint_eq(stfs_load_le64(out.data + at), lens[i]);
+		ck_assert_uint_eq(stfs_header_written_len(&out, at), len);
+		ck_assert_mem_eq(out.data + at + STFS_LENGTH_WORD, text, len);
+		for (size_t k = len; k < lens[i]; k++)
+			ck_assert_int_eq(out.data[at + STFS_LENGTH_WORD + k], ' ');
+	}
+	ck_assert_mem_eq(out.data, "pre", 3);
+}
+END_TEST
+
+START_TEST(leaves_a_header_that_does_not_fit)
+{
+	const struct stfs_header_parts parts = {.items = two_items, .item_count = 1};
+	const size_t len = sizeof("{" B_TEXT "}") - 1;
+	STFS_AUTO_BUF struct stfs_buf out = STFS_BUF_INIT;
+	STFS_AUTO_BUF struct stfs_buf before = STFS_BUF_INIT;
+
+	ck_assert_int_eq(stfs_header_write(&parts, 400, &out, NULL), 0);
+	stfs_buf_add_str(&before, stfs_buf_str(&out));
+	ck_assert_int_eq(stfs_header_fit(&out, 0, len - 1), -ENOSPC);
+	ck_assert_int_eq(stfs_header_fit(&out, 0, 0), -ENOSPC);
+	ck_assert_int_eq(stfs_header_fit(&out, 0, STFS_HEADER_MAX + 1u), -E2BIG);
+	ck_assert_int_eq(stfs_header_fit(&out, 0, UINT64_MAX), -E2BIG);
+	stfs_check_str_eq(stfs_buf_str(&out), stfs_buf_str(&before), "the header");
+	ck_assert_int_eq(stfs_header_fit(&out, 0, STFS_HEADER_MAX), 0);
+	ck_assert_uint_eq(out.len, STFS_LENGTH_WORD + STFS_HEADER_MAX);
+}
+END_TEST
+
+/* Spaces inside a string at the text's end are no padding: the text ends with a brace. */
+START_TEST(takes_no_space_of_the_text)
+{
+	const struct stfs_header_pair pair = {LIT("k   "), LIT("   ")};
+	const struct stfs_header_parts parts = {.pairs = &pair, .pair_count = 1};
+	static const char text[] = "{\"__metadata__\":{\"k   \":\"   \"}}";
+	STFS_AUTO_BUF struct stfs_buf out = STFS_BUF_INIT;
+
+	ck_assert_int_eq(stfs_header_write(&parts, 0, &out, NULL), 0);
+	ck_assert_int_eq(stfs_header_fit(&out, 0, sizeof(text) - 1), 0);
+	stfs_check_str_eq(stfs_str_slice(out.data + STFS_LENGTH_WORD, out.len - STFS_LENGTH_WORD),
+			  stfs_str_from(text), "text");
+}
+END_TEST
+
 /* ---- Entries that were read before ---- */
 
 /* The header of one tensor "a", whose source entry is `source`, as new dtype, shape and place. */
@@ -348,6 +409,9 @@ int main(void)
 	tcase_add_test(tcase, refuses_names_that_cannot_stand);
 	tcase_add_test(tcase, refuses_pairs_that_cannot_stand);
 	tcase_add_test(tcase, refuses_to_pass_the_loaders_limit);
+	tcase_add_test(tcase, fits_a_header_to_any_length);
+	tcase_add_test(tcase, leaves_a_header_that_does_not_fit);
+	tcase_add_test(tcase, takes_no_space_of_the_text);
 	tcase_add_test(tcase, keeps_the_keys_of_an_entry);
 	tcase_add_test(tcase, keeps_deeply_nested_values);
 	tcase_add_test(tcase, what_is_written_is_read_back);
