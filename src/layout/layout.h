@@ -67,6 +67,8 @@ struct stfs_layout_problem {
 	uint64_t header_need;
 	/* Header text when every item stays where it is; UINT64_MAX when that is not possible. */
 	uint64_t header_same;
+	/* Every item shall be aligned and the header hold nothing in reserve, though nothing else changed. */
+	bool compact;
 };
 
 enum stfs_step_kind {

@@ -67,12 +67,12 @@ struct stfs_edit_tensor {
 	uint64_t offset;
 };
 
-/* How many there are; they are numbered from 0 in header order, new ones last. */
-size_t stfs_edit_count(const struct stfs_edit *edit);
-/* Number `index`, which is below the count; the numbers change with every edit. */
-void stfs_edit_tensor(struct stfs_edit *edit, size_t index, struct stfs_edit_tensor *tensor);
-/* The tensor `name`: false when there is none. */
-bool stfs_edit_find(struct stfs_edit *edit, struct stfs_str name, struct stfs_edit_tensor *tensor);
+/* How many there are; they are numbered from 0 in header order, new ones last. 0 or -ENOMEM. */
+int stfs_edit_count(struct stfs_edit *edit, size_t *count);
+/* Number `index`, which is below the count; the numbers change with every edit. 0 or -ENOMEM. */
+int stfs_edit_tensor(struct stfs_edit *edit, size_t index, struct stfs_edit_tensor *tensor);
+/* The tensor `name`: 0, -ENOENT or -ENOMEM. */
+int stfs_edit_find(struct stfs_edit *edit, struct stfs_str name, struct stfs_edit_tensor *tensor);
 
 /* Calls `each` with every pair of the metadata as staged, as stfs_model_metadata(). */
 int stfs_edit_metadata(const struct stfs_edit *edit,

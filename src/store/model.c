@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 
@@ -11,27 +12,52 @@
 #include "base/natural.h"
 #include "store/model_internal.h"
 
-/* Reads the whole index file; *text is the caller's. */
-static int load_index(const struct stfs_model *model, char **text, size_t *len, struct stfs_err *err)
+#define STFS_BUSY_TEXT "%s: is mounted, or another command is changing it; try again when that is over"
+
+static int given_fd(const struct stfs_given *given, size_t count, const char *name)
+{
+	for (size_t i = 0; i < count; i++)
+		if (strcmp(given[i].name, name) == 0)
+			return given[i].fd;
+	return -1;
+}
+
+static int open_index(struct stfs_model *model, unsigned flags, int given, struct stfs_err *err)
 {
 	const char *path = model->resolved.path;
-	STFS_AUTO_FD int fd = -1;
+	bool irregular = false;
 	struct stat st;
-	bool irregular;
-	ssize_t got;
-	int r = stfs_resolve_open(model->resolved.folder_fd, model->resolved.name, &fd, &st, &irregular);
+	int r = 0;
 
+	if (given >= 0)
+		model->index_fd = fcntl(given, F_DUPFD_CLOEXEC, 3);
+	else
+		r = stfs_resolve_open(model->resolved.folder_fd, model->resolved.name, flags, &model->index_fd,
+				      &st, &irregular);
 	if (irregular)
 		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: not a regular file", path);
-	if (r < 0)
-		return stfs_err_errno(err, r, "%s", path);
+	if (r == -EBUSY)
+		return stfs_err_set(err, r, STFS_NO_POSITION, STFS_BUSY_TEXT, path);
+	if (r == 0 && model->index_fd < 0)
+		r = -errno;
+	return r < 0 ? stfs_err_errno(err, r, "%s", path) : 0;
+}
+
+int stfs_model_index_text(struct stfs_model *model, char **text, size_t *len, struct stfs_err *err)
+{
+	const char *path = model->resolved.path;
+	struct stat st;
+	ssize_t got;
+
+	if (fstat(model->index_fd, &st) < 0)
+		return stfs_err_errno(err, -errno, "%s", path);
 	if (st.st_size > STFS_INDEX_MAX)
 		return stfs_err_set(err, -EBADMSG, STFS_INDEX_MAX,
 				    "%s: the index is larger than %u bytes", path, STFS_INDEX_MAX);
 	*text = malloc(st.st_size ? (size_t)st.st_size : 1);
 	if (!*text)
 		return -ENOMEM;
-	got = stfs_io_pread_full(fd, *text, (size_t)st.st_size, 0);
+	got = stfs_io_pread_full(model->index_fd, *text, (size_t)st.st_size, 0);
 	if (got < 0)
 		return stfs_err_errno(err, (int)got, "%s", path);
 	*len = (size_t)got;
@@ -51,7 +77,7 @@ static int read_index(struct stfs_model *model, struct stfs_err *err)
 	STFS_AUTO_FREE char *text = NULL;
 	struct stfs_err why = STFS_ERR_INIT;
 	size_t len = 0;
-	int r = load_index(model, &text, &len, err);
+	int r = stfs_model_index_text(model, &text, &len, err);
 
 	if (r < 0)
 		return r;
@@ -89,7 +115,8 @@ static int admit_shard(const struct stfs_model *model, uint32_t number, uint64_t
 	return refuse_index(model, STFS_NO_POSITION, err, message);
 }
 
-static int open_shards(struct stfs_model *model, struct stfs_err *err)
+static int open_shards(struct stfs_model *model, unsigned flags, const struct stfs_given *given,
+		       size_t given_count, struct stfs_err *err)
 {
 	uint32_t count = model->resolved.is_index ? model->index.file_count : 1;
 	uint64_t texts = 0;
@@ -100,9 +127,10 @@ static int open_shards(struct stfs_model *model, struct stfs_err *err)
 	if (!model->shards || !model->first_id)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < count; i++) {
-		r = stfs_shard_open(&model->shards[i], model->resolved.folder_fd,
-				    model->resolved.is_index ? model->index.files[i]
-							     : model->resolved.name);
+		const char *name = model->resolved.is_index ? model->index.files[i] : model->resolved.name;
+
+		r = stfs_shard_open(&model->shards[i], model->resolved.folder_fd, name, flags,
+				    given_fd(given, given_count, name));
 		if (r < 0)
 			return r;
 		model->shard_count++;
@@ -161,6 +189,8 @@ static int admit(struct stfs_model *model, bool tolerant, struct stfs_err *err)
 		if (shard->irregular)
 			return stfs_err_set(err, shard->status, STFS_NO_POSITION, "%s: not a regular file",
 					    where);
+		if (shard->status == -EBUSY)
+			return stfs_err_set(err, shard->status, STFS_NO_POSITION, STFS_BUSY_TEXT, where);
 		if (shard->status == -ENOENT && model->resolved.is_index)
 			return stfs_err_set(err, shard->status, STFS_NO_POSITION,
 					    "%s: No such file or directory; fetch it again (until then the "
@@ -202,19 +232,26 @@ static void count_shown(struct stfs_model *model)
 }
 
 /* All that may be wrong with the path, the index, and the shards as its parts. */
-static int open_parts(struct stfs_model *model, const char *path, struct stfs_err *err)
+static int open_parts(struct stfs_model *model, const char *path, unsigned flags,
+		      const struct stfs_given *given, size_t count, struct stfs_err *err)
 {
 	int r = stfs_resolve(path, &model->resolved, err);
 
-	if (r == 0 && model->resolved.is_index)
-		r = read_index(model, err);
-	return r < 0 ? r : open_shards(model, err);
+	if (r == 0 && model->resolved.is_index) {
+		r = open_index(model, flags, given_fd(given, count, model->resolved.name), err);
+		if (r == 0)
+			r = read_index(model, err);
+		if (!(flags & (STFS_OPEN_LOCK | STFS_OPEN_WRITE)) && model->index_fd >= 0)
+			close(stfs_steal_fd(&model->index_fd));
+	}
+	return r < 0 ? r : open_shards(model, flags, given, count, err);
 }
 
-static int open_model(struct stfs_model *model, const char *path, unsigned flags, struct stfs_err *err)
+static int open_model(struct stfs_model *model, const char *path, unsigned flags,
+		      const struct stfs_given *given, size_t count, struct stfs_err *err)
 {
 	bool judge = flags & STFS_OPEN_JUDGE;
-	int r = open_parts(model, path, err);
+	int r = open_parts(model, path, flags, given, count, err);
 
 	if (r < 0 && err->code < 0 && r != -ENOMEM && judge) {
 		model->unread = *err;
@@ -243,13 +280,19 @@ static int open_model(struct stfs_model *model, const char *path, unsigned flags
 
 int stfs_model_open(const char *path, unsigned flags, struct stfs_model **model, struct stfs_err *err)
 {
+	return stfs_model_open_given(path, flags, NULL, 0, model, err);
+}
+
+int stfs_model_open_given(const char *path, unsigned flags, const struct stfs_given *given, size_t count,
+			  struct stfs_model **model, struct stfs_err *err)
+{
 	struct stfs_err why = STFS_ERR_INIT;
 	struct stfs_model *made = calloc(1, sizeof(*made));
 	int r = -ENOMEM;
 
 	if (made) {
-		made->resolved.folder_fd = -1;
-		r = open_model(made, path, flags, &why);
+		made->resolved.folder_fd = made->index_fd = -1;
+		r = open_model(made, path, flags, given, count, &why);
 	}
 	if (r < 0) {
 		if (why.code != r) /* of the system: nobody has said it */
@@ -271,6 +314,8 @@ void stfs_model_close(struct stfs_model *model)
 	stfs_nametable_free(&model->by_name);
 	stfs_index_free(&model->index);
 	stfs_findings_free(&model->findings);
+	if (model->index_fd >= 0)
+		close(model->index_fd);
 	stfs_resolved_free(&model->resolved);
 	free(model);
 }

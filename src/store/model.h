@@ -27,6 +27,7 @@
 /* Memory is in proportion to the headers' texts, whichever the number of shards. */
 #define STFS_HEADERS_MAX (4 * (uint64_t)STFS_HEADER_MAX)
 
+/* Flags, beside STFS_OPEN_WRITE and STFS_OPEN_LOCK of store/resolve.h. */
 enum {
 	/* Also open what the official loader refuses but is unambiguous: holes, trailing bytes,
 	 * the complete tensors of a truncated file. */
@@ -39,6 +40,7 @@ enum {
 
 struct stfs_model {
 	struct stfs_resolved resolved; /* owned */
+	int index_fd; /* owned: of a sharded model that was opened for writing or locked, else -1 */
 	struct stfs_shard *shards;     /* owned; at least one unless judged */
 	uint32_t *first_id;            /* owned; shard_count + 1 of them */
 	uint32_t shard_count;

@@ -4,10 +4,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 
 #include "base/buf.h"
 #include "base/cleanup.h"
+#include "base/io.h"
 #include "base/natural.h"
 
 void stfs_resolved_free(struct stfs_resolved *resolved)
@@ -158,14 +160,25 @@ int stfs_resolve(const char *path, struct stfs_resolved *resolved, struct stfs_e
 	return r;
 }
 
-int stfs_resolve_open(int folder_fd, const char *name, int *fd, struct stat *st, bool *irregular)
+/* Locks an open file: 0, -EBUSY, another -errno. */
+static int lock(int fd, bool exclusive)
 {
-	const int flags = O_RDONLY | O_CLOEXEC | O_NOCTTY;
+	if (flock(fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB) == 0)
+		return 0;
+	if (errno == EWOULDBLOCK)
+		return -EBUSY;
+	/* Where there are no locks a reader loses no more than a warning. */
+	return exclusive ? -errno : 0;
+}
+
+static int open_once(int folder_fd, const char *name, unsigned how, int *fd, struct stat *st, bool *irregular)
+{
+	const int flags = O_CLOEXEC | O_NOCTTY | (how & STFS_OPEN_WRITE ? O_RDWR | O_NOFOLLOW : O_RDONLY);
 	STFS_AUTO_FD int opened = -1;
 
 	*irregular = false;
 	/* O_NONBLOCK: a pipe in a file's place must not hang us. */
-	opened = openat(folder_fd, name, flags | O_NONBLOCK);
+	opened = stfs_io->openat(folder_fd, name, flags | O_NONBLOCK, 0);
 	if (opened < 0 && errno == EWOULDBLOCK) {
 		/*
 		 * Of a file, it says that somebody holds a lease (fcntl(2), F_SETLEASE): opened
@@ -177,7 +190,7 @@ int stfs_resolve_open(int folder_fd, const char *name, int *fd, struct stat *st,
 		if (!S_ISREG(st->st_mode))
 			return -EWOULDBLOCK;
 		do
-			opened = openat(folder_fd, name, flags);
+			opened = stfs_io->openat(folder_fd, name, flags, 0);
 		while (opened < 0 && errno == EINTR);
 	}
 	if (opened < 0 || fstat(opened, st) < 0)
@@ -189,4 +202,31 @@ int stfs_resolve_open(int folder_fd, const char *name, int *fd, struct stat *st,
 		return -EINVAL;
 	*fd = stfs_steal_fd(&opened);
 	return 0;
+}
+
+/* Tries for a file that others keep replacing. */
+#define OPEN_TRIES 16
+
+int stfs_resolve_open(int folder_fd, const char *name, unsigned flags, int *fd, struct stat *st,
+		      bool *irregular)
+{
+	struct stat named;
+	int r;
+
+	for (int i = 0; i < OPEN_TRIES; i++) {
+		r = open_once(folder_fd, name, flags, fd, st, irregular);
+		if (r < 0 || !(flags & STFS_OPEN_LOCK))
+			return r;
+		r = lock(*fd, flags & STFS_OPEN_WRITE);
+		/* Who held the lock before may have put another file in its place. */
+		if (r == 0 && (fstat(*fd, st) < 0 || fstatat(folder_fd, name, &named, 0) < 0))
+			r = -errno;
+		if (r == 0 && named.st_ino == st->st_ino && named.st_dev == st->st_dev)
+			return 0;
+		close(*fd);
+		*fd = -1;
+		if (r < 0)
+			return r;
+	}
+	return -EBUSY;
 }

@@ -26,12 +26,22 @@ struct stfs_resolved {
 int stfs_resolve(const char *path, struct stfs_resolved *resolved, struct stfs_err *err);
 void stfs_resolved_free(struct stfs_resolved *resolved);
 
+/* How a file of a model is opened; beside the flags of stfs_model_open() (store/model.h). */
+enum {
+	/* For reading and writing, and no link. */
+	STFS_OPEN_WRITE = 1 << 8,
+	/* Locked as long as the descriptor lives: exclusively with STFS_OPEN_WRITE, else shared. Only
+	 * our own programs look at these locks (flock(2)). */
+	STFS_OPEN_LOCK = 1 << 9,
+};
+
 /*
- * Opens a regular file of the folder for reading, links followed. 0 with *fd (the caller's) and *st
- * set; -EISDIR; -EINVAL with *irregular set for a pipe, socket or device, at which it does not hang;
+ * Opens a regular file of the folder, for reading and with links followed unless `flags` say else. 0 with
+ * *fd (the caller's) and *st set; -EBUSY when it is locked by another; -EISDIR; -EINVAL with *irregular set for a pipe, socket or device, at which it does not hang;
  * another -errno. When another program holds a write lease on the file, waits until that program has
  * given it up or the kernel has taken it (/proc/sys/fs/lease-break-time, 45 s).
  */
-int stfs_resolve_open(int folder_fd, const char *name, int *fd, struct stat *st, bool *irregular);
+int stfs_resolve_open(int folder_fd, const char *name, unsigned flags, int *fd, struct stat *st,
+		      bool *irregular);
 
 #endif

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 
 #include "base/arith.h"
@@ -11,9 +12,17 @@
 #include "base/log.h"
 #include "store/resolve.h"
 
-static int open_file(struct stfs_shard *shard, int folder_fd, const char *name)
+/* A duplicate shares the lock of what it was made of. */
+static int duplicate(struct stfs_shard *shard, int given)
 {
-	int r = stfs_resolve_open(folder_fd, name, &shard->fd, &shard->st, &shard->irregular);
+	shard->fd = fcntl(given, F_DUPFD_CLOEXEC, 3);
+	return shard->fd < 0 || fstat(shard->fd, &shard->st) < 0 ? -errno : 0;
+}
+
+static int open_file(struct stfs_shard *shard, int folder_fd, const char *name, unsigned flags, int given)
+{
+	int r = given >= 0 ? duplicate(shard, given)
+			   : stfs_resolve_open(folder_fd, name, flags, &shard->fd, &shard->st, &shard->irregular);
 
 	if (r < 0)
 		return r;
@@ -53,7 +62,7 @@ static int read_header(struct stfs_shard *shard)
 				&shard->findings);
 }
 
-int stfs_shard_open(struct stfs_shard *shard, int folder_fd, const char *name)
+int stfs_shard_open(struct stfs_shard *shard, int folder_fd, const char *name, unsigned flags, int given)
 {
 	int r;
 
@@ -65,7 +74,7 @@ int stfs_shard_open(struct stfs_shard *shard, int folder_fd, const char *name)
 		stfs_shard_close(shard);
 		return -ENOMEM;
 	}
-	shard->status = open_file(shard, folder_fd, name);
+	shard->status = open_file(shard, folder_fd, name, flags, given);
 	if (shard->status < 0)
 		return 0;
 	r = read_header(shard);

@@ -1,0 +1,395 @@
+/* SPDX-License-Identifier: MIT */
+/* Opening for changes, and the tensors as they are staged. */
+#include "store/edit.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "base/cleanup.h"
+#include "base/io.h"
+#include "commit/beside.h"
+#include "store/edit_internal.h"
+
+/* ---- The table of names ---- */
+
+static struct stfs_str slot_name(const void *owner, uint32_t number)
+{
+	return ((const struct stfs_edit *)owner)->slots[number].name;
+}
+
+uint32_t stfs_edit_slot(const struct stfs_edit *edit, struct stfs_str name)
+{
+	uint32_t number = *stfs_nametable_slot(&edit->table, name, slot_name, edit);
+
+	return number == STFS_NO_NUMBER || edit->slots[number].removed ? STFS_NO_NUMBER : number;
+}
+
+/* A new table of what is there, with room for `more` names and as many again. */
+static int remake_table(struct stfs_edit *edit, size_t more)
+{
+	struct stfs_nametable table;
+	uint32_t live = 0;
+	int r;
+
+	for (size_t i = 0; i < edit->count; i++)
+		live += !edit->slots[i].removed && !edit->slots[i].hidden;
+	r = stfs_nametable_make(&table, &edit->key, (uint32_t)(2 * (live + more) + 64));
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < edit->count; i++)
+		if (!edit->slots[i].removed && !edit->slots[i].hidden)
+			*stfs_nametable_slot(&table, edit->slots[i].name, slot_name, edit) = (uint32_t)i;
+	stfs_nametable_free(&edit->table);
+	edit->table = table;
+	edit->table_room = (uint32_t)(2 * (live + more) + 64);
+	edit->table_used = live;
+	return 0;
+}
+
+int stfs_edit_make_room(struct stfs_edit *edit, size_t more)
+{
+	struct stfs_slot *slots;
+	size_t cap = edit->cap ? edit->cap : 64;
+
+	if (more >= STFS_NO_NUMBER / 8 || edit->count + more >= STFS_NO_NUMBER / 8)
+		return -EOVERFLOW;
+	while (cap < edit->count + more)
+		cap *= 2;
+	if (cap != edit->cap) {
+		slots = reallocarray(edit->slots, cap, sizeof(*slots));
+		if (!slots)
+			return -ENOMEM;
+		edit->slots = slots;
+		edit->cap = cap;
+	}
+	return edit->table.slots && edit->table_used + more <= edit->table_room ? 0 : remake_table(edit, more);
+}
+
+/* E1: whoever has the name now is removed, or it is nobody's. */
+void stfs_edit_add(struct stfs_edit *edit, const struct stfs_slot *slot)
+{
+	uint32_t *place;
+
+	assert(edit->count < edit->cap);
+	edit->slots[edit->count] = *slot;
+	if (!slot->hidden) {
+		place = stfs_nametable_slot(&edit->table, slot->name, slot_name, edit);
+		assert(*place == STFS_NO_NUMBER || edit->slots[*place].removed);
+		edit->table_used += *place == STFS_NO_NUMBER;
+		*place = (uint32_t)edit->count;
+	}
+	edit->count++;
+}
+
+void stfs_edit_touch(struct stfs_edit *edit, uint32_t shard)
+{
+	free(edit->view);
+	edit->view = NULL;
+	edit->shards[shard].dirty = true;
+	edit->pending = true;
+}
+
+/* ---- What is staged ---- */
+
+static void free_slots(struct stfs_edit *edit)
+{
+	for (size_t i = 0; i < edit->count; i++) {
+		if (edit->slots[i].name_owned)
+			free((void *)(uintptr_t)edit->slots[i].name.ptr);
+		free(edit->slots[i].dims);
+	}
+	free(edit->slots);
+	edit->slots = NULL;
+	edit->count = edit->cap = 0;
+}
+
+void stfs_edit_unload(struct stfs_edit *edit)
+{
+	free_slots(edit);
+	stfs_nametable_free(&edit->table);
+	edit->table = (struct stfs_nametable){0};
+	edit->table_room = edit->table_used = 0;
+	free(edit->view);
+	free(edit->sorted);
+	edit->view = edit->sorted = NULL;
+	for (uint32_t i = 0; i < edit->shard_count; i++)
+		stfs_edit_free_pairs(&edit->shards[i]);
+	free(edit->shards);
+	edit->shards = NULL;
+	edit->shard_count = 0;
+	edit->changed = 0;
+	edit->pending = edit->compact = false;
+	if (edit->spool >= 0)
+		close(stfs_steal_fd(&edit->spool));
+	edit->spool_end = 0;
+}
+
+/* The tensors of one shard, in header order. */
+static void load_shard(struct stfs_edit *edit, uint32_t number)
+{
+	const struct stfs_header *header = edit->model->shards[number].header;
+
+	for (uint32_t i = 0; i < header->count; i++) {
+		const struct stfs_tensor *tensor = &header->tensors[i];
+		struct stfs_slot slot = {
+			.name = stfs_header_name(header, tensor),
+			.order = i,
+			.origin = edit->model->first_id[number] + i,
+			.shard = number,
+			.dtype = (enum stfs_dtype)tensor->dtype,
+			.rank = tensor->rank,
+			.len = tensor->end - tensor->begin,
+			.hidden = tensor->hidden,
+		};
+
+		stfs_edit_add(edit, &slot);
+	}
+}
+
+int stfs_edit_load(struct stfs_edit *edit)
+{
+	int r;
+
+	edit->shard_count = edit->model ? edit->model->shard_count : 1;
+	edit->shards = calloc(edit->shard_count, sizeof(*edit->shards));
+	if (!edit->shards)
+		return -ENOMEM;
+	r = stfs_sipkey_random(&edit->key);
+	if (r == 0)
+		r = stfs_edit_make_room(edit, edit->model ? stfs_model_ids(edit->model) : 0);
+	edit->next_order = STFS_HEADER_MAX; /* behind all that a header can hold */
+	for (uint32_t i = 0; r == 0 && edit->model && i < edit->shard_count; i++)
+		load_shard(edit, i);
+	return r;
+}
+
+static int by_order(const void *left, const void *right, void *data)
+{
+	const struct stfs_edit *edit = data;
+	const struct stfs_slot *a = &edit->slots[*(const uint32_t *)left];
+	const struct stfs_slot *b = &edit->slots[*(const uint32_t *)right];
+
+	if (a->shard != b->shard)
+		return a->shard < b->shard ? -1 : 1;
+	return a->order < b->order ? -1 : a->order > b->order;
+}
+
+int stfs_edit_make_view(struct stfs_edit *edit)
+{
+	if (edit->view)
+		return 0;
+	edit->view = malloc((edit->count ? edit->count : 1) * sizeof(*edit->view));
+	if (!edit->view)
+		return -ENOMEM;
+	edit->view_count = 0;
+	for (size_t i = 0; i < edit->count; i++)
+		if (!edit->slots[i].removed && !edit->slots[i].hidden)
+			edit->view[edit->view_count++] = (uint32_t)i;
+	qsort_r(edit->view, edit->view_count, sizeof(*edit->view), by_order, edit);
+	return 0;
+}
+
+/* The shape as an array that lasts: read from the header's text when it is asked for. */
+static int own_dims(struct stfs_edit *edit, struct stfs_slot *slot)
+{
+	if (slot->dims || slot->rank == 0)
+		return 0;
+	slot->dims = malloc(slot->rank * sizeof(*slot->dims));
+	if (!slot->dims)
+		return -ENOMEM;
+	stfs_header_shape(edit->model->shards[slot->shard].header, stfs_slot_tensor(edit, slot), slot->dims);
+	return 0;
+}
+
+static int describe(struct stfs_edit *edit, struct stfs_slot *slot, struct stfs_edit_tensor *tensor)
+{
+	int r = own_dims(edit, slot);
+
+	*tensor = (struct stfs_edit_tensor){
+		.name = slot->name, .dtype = slot->dtype, .dims = slot->dims, .rank = slot->rank,
+		.len = slot->len, .shard = slot->shard, .is_new = slot->is_new,
+		.fd = slot->source.fd, .offset = slot->source.offset};
+	if (!slot->is_new) {
+		const struct stfs_shard *shard = &edit->model->shards[slot->shard];
+
+		tensor->fd = shard->fd;
+		tensor->offset = stfs_header_data_start(shard->header) + stfs_slot_tensor(edit, slot)->begin;
+	}
+	return r;
+}
+
+int stfs_edit_count(struct stfs_edit *edit, size_t *count)
+{
+	int r = stfs_edit_make_view(edit);
+
+	*count = r == 0 ? edit->view_count : 0;
+	return r;
+}
+
+int stfs_edit_tensor(struct stfs_edit *edit, size_t index, struct stfs_edit_tensor *tensor)
+{
+	int r = stfs_edit_make_view(edit);
+
+	return r < 0 ? r : describe(edit, &edit->slots[edit->view[index]], tensor);
+}
+
+int stfs_edit_find(struct stfs_edit *edit, struct stfs_str name, struct stfs_edit_tensor *tensor)
+{
+	uint32_t number = stfs_edit_slot(edit, name);
+
+	return number == STFS_NO_NUMBER ? -ENOENT : describe(edit, &edit->slots[number], tensor);
+}
+
+/* ---- Opening and closing ---- */
+
+const struct stfs_model *stfs_edit_model(const struct stfs_edit *edit)
+{
+	return edit->model;
+}
+
+const char *stfs_edit_path(const struct stfs_edit *edit)
+{
+	return edit->path;
+}
+
+bool stfs_edit_pending(const struct stfs_edit *edit)
+{
+	return edit->pending || edit->compact;
+}
+
+bool stfs_edit_is_stuck(const struct stfs_edit *edit)
+{
+	return edit->stuck;
+}
+
+void stfs_edit_close(struct stfs_edit *edit)
+{
+	if (!edit)
+		return;
+	stfs_edit_unload(edit);
+	stfs_model_close(edit->model);
+	if (edit->folder_fd >= 0)
+		close(edit->folder_fd);
+	free(edit->path);
+	free(edit->name);
+	free(edit->real);
+	free(edit);
+}
+
+static struct stfs_edit *make(unsigned flags)
+{
+	struct stfs_edit *edit = calloc(1, sizeof(*edit));
+
+	if (edit) {
+		edit->flags = flags;
+		edit->folder_fd = edit->spool = -1;
+	}
+	return edit;
+}
+
+/* What a crash left: a commit under way by another holds the lock, which is found out here too. */
+static int finish_interrupted(struct stfs_edit *edit, struct stfs_err *err)
+{
+	enum stfs_recovered what;
+	int r = stfs_commit_interrupted(edit->folder_fd, edit->name);
+
+	if (r == 0)
+		return 0;
+	if (r > 0 && edit->flags & STFS_EDIT_DRY_RUN)
+		return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: a commit is under way, or was "
+				    "interrupted: `stfs recover` finishes it", edit->path);
+	return r < 0 ? r : stfs_commit_recover(edit->folder_fd, edit->name, &what, err);
+}
+
+static int open_edit(struct stfs_edit *edit, const char *path, struct stfs_err *err)
+{
+	unsigned flags = STFS_OPEN_LOCK;
+	int r = stfs_edit_resolve(edit, path, err);
+
+	if (!(edit->flags & STFS_EDIT_DRY_RUN))
+		flags |= STFS_OPEN_WRITE;
+	if (edit->flags & STFS_EDIT_TOLERANT)
+		flags |= STFS_OPEN_TOLERANT;
+	if (r == 0)
+		r = finish_interrupted(edit, err);
+	if (r == 0)
+		r = stfs_model_open(edit->real, flags, &edit->model, err);
+	if (r == 0)
+		r = stfs_edit_guard(edit, err);
+	return r < 0 ? r : stfs_edit_load(edit);
+}
+
+static int give(struct stfs_edit *made, int r, const char *path, struct stfs_edit **edit, struct stfs_err *err)
+{
+	if (r == 0) {
+		*edit = made;
+		return 0;
+	}
+	stfs_edit_close(made);
+	if (err && err->code != r)
+		stfs_err_errno(err, r, "%s", path);
+	return r;
+}
+
+int stfs_edit_open(const char *path, unsigned flags, struct stfs_edit **edit, struct stfs_err *err)
+{
+	struct stfs_edit *made = make(flags);
+
+	return give(made, made ? open_edit(made, path, err) : -ENOMEM, path, edit, err);
+}
+
+/* The folder and name of a file that is to be made. */
+static int place_new(struct stfs_edit *edit, const char *path, struct stfs_err *err)
+{
+	const char *slash = strrchr(path, '/');
+	STFS_AUTO_FREE char *folder = NULL;
+	struct stat st;
+
+	folder = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
+	edit->name = strdup(slash ? slash + 1 : path);
+	edit->path = strdup(path);
+	edit->real = strdup(path);
+	if (!folder || !edit->name || !edit->path || !edit->real)
+		return -ENOMEM;
+	edit->folder_fd = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (edit->folder_fd < 0)
+		return stfs_err_errno(err, -errno, "%s", folder);
+	if (!*edit->name || strcmp(edit->name, ".") == 0 || strcmp(edit->name, "..") == 0)
+		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: is no name for a file", path);
+	if (fstatat(edit->folder_fd, edit->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return errno == ENOENT ? 0 : stfs_err_errno(err, -errno, "%s", path);
+	if (!S_ISREG(st.st_mode))
+		return stfs_err_set(err, -EEXIST, STFS_NO_POSITION, "%s: exists and is no regular file", path);
+	if (edit->flags & STFS_EDIT_OVERWRITE)
+		return 0;
+	return stfs_err_set(err, -EEXIST, STFS_NO_POSITION, "%s: exists; --overwrite replaces it", path);
+}
+
+int stfs_edit_create(const char *path, unsigned flags, struct stfs_edit **edit, struct stfs_err *err)
+{
+	struct stfs_edit *made = make(flags);
+	int r = made ? place_new(made, path, err) : -ENOMEM;
+
+	if (r == 0)
+		r = stfs_edit_load(made);
+	if (r == 0)
+		made->pending = made->shards[0].dirty = true;
+	return give(made, r, path, edit, err);
+}
+
+int stfs_recover(const char *path, unsigned flags, enum stfs_recovered *what, struct stfs_err *err)
+{
+	struct stfs_edit *edit = make(flags);
+	int r = edit ? stfs_edit_resolve(edit, path, err) : -ENOMEM;
+
+	*what = STFS_RECOVERED_NOTHING;
+	if (r == 0)
+		r = stfs_commit_recover(edit->folder_fd, edit->name, what, err);
+	stfs_edit_close(edit);
+	if (r < 0 && err && err->code != r)
+		stfs_err_errno(err, r, "%s", path);
+	return r;
+}

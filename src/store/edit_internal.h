@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT */
+/* What the parts of an editable model share. */
+#ifndef STFS_STORE_EDIT_INTERNAL_H
+#define STFS_STORE_EDIT_INTERNAL_H
+
+#include "store/edit.h"
+#include "store/model_internal.h"
+
+/* A tensor as staged, or one that was and is no more. */
+struct stfs_slot {
+	struct stfs_str name;
+	uint64_t order;  /* its place in the header: of those read from it their number, then ever larger */
+	uint32_t origin; /* id of the tensor whose entry, and bytes unless is_new, it has; or STFS_NO_TENSOR */
+	uint32_t shard;
+	enum stfs_dtype dtype;
+	uint64_t *dims; /* owned; NULL: those of origin, or rank 0 */
+	size_t rank;
+	uint64_t len;
+	struct stfs_source source; /* of a new one */
+	bool name_owned : 1;
+	bool is_new : 1;
+	bool typed : 1;   /* dtype and dims are its own */
+	bool removed : 1; /* stands in the table only so that names behind it are found */
+	bool hidden : 1;  /* another shard shows the tensor of this name: kept as it is */
+};
+
+struct stfs_pair {
+	char *key, *value; /* owned */
+	size_t key_len, value_len;
+};
+
+/* One file of the model. */
+struct stfs_edit_shard {
+	bool dirty;
+	bool metadata_loaded; /* pairs are what is staged; else what the header has */
+	struct stfs_pair *pairs; /* owned */
+	size_t pair_count, pair_cap;
+};
+
+struct stfs_edit {
+	unsigned flags;
+	struct stfs_model *model; /* owned; NULL while it is being created */
+	char *path;     /* owned: what to call it */
+	char *name;     /* owned: of the file or index in the folder */
+	char *real;     /* owned: the path that leads there without links */
+	int folder_fd;  /* owned */
+	struct stfs_slot *slots; /* owned */
+	size_t count, cap;
+	uint64_t next_order;
+	struct stfs_nametable table; /* owned: numbers of slots; one a name, the last that had it */
+	uint32_t table_room, table_used;
+	struct stfs_sipkey key;
+	uint32_t *view; /* owned: slots that are there, in header order; NULL: to be made */
+	size_t view_count;
+	struct stfs_edit_shard *shards; /* owned */
+	uint32_t shard_count;
+	uint32_t *sorted; /* owned: ids of the model by name; NULL: to be made */
+	int spool;        /* owned; -1 until it is needed */
+	uint64_t spool_end;
+	uint64_t changed; /* bytes of tensors that edits added, replaced or removed */
+	bool pending, compact, stuck;
+};
+
+/* ---- edit.c ---- */
+
+/* Fills slots and table from the model. 0 or -errno. */
+int stfs_edit_load(struct stfs_edit *edit);
+/* Drops all that is staged. */
+void stfs_edit_unload(struct stfs_edit *edit);
+/* Room for `more` slots, so that stfs_edit_add() cannot fail. 0 or -errno. */
+int stfs_edit_make_room(struct stfs_edit *edit, size_t more);
+/* Adds a slot (what it owns is the edit's then); the name is nobody's, or of one that was removed. */
+void stfs_edit_add(struct stfs_edit *edit, const struct stfs_slot *slot);
+/* The slot that `name` has now, or STFS_NO_NUMBER. */
+uint32_t stfs_edit_slot(const struct stfs_edit *edit, struct stfs_str name);
+/* The entry of the tensor that a slot comes from; the slot has one. */
+static inline const struct stfs_tensor *stfs_slot_tensor(const struct stfs_edit *edit,
+							 const struct stfs_slot *slot)
+{
+	return &edit->model->shards[slot->shard].header->tensors[slot->origin - edit->model->first_id[slot->shard]];
+}
+/* Slots in header order. 0 or -ENOMEM. */
+int stfs_edit_make_view(struct stfs_edit *edit);
+void stfs_edit_touch(struct stfs_edit *edit, uint32_t shard);
+
+/* ---- edit_metadata.c ---- */
+
+/* The pairs of a shard as staged: 0 or -ENOMEM. */
+int stfs_edit_load_metadata(struct stfs_edit *edit, uint32_t shard);
+void stfs_edit_free_pairs(struct stfs_edit_shard *shard);
+
+/* ---- guard.c ---- */
+
+/*
+ * What `path` means when it is to be changed: links of the path followed to the end. 0 with edit->path,
+ * real, name and folder_fd filled; -EPERM when the guard holds it back.
+ */
+int stfs_edit_resolve(struct stfs_edit *edit, const char *path, struct stfs_err *err);
+/* The same of the files themselves, once they are open. */
+int stfs_edit_guard(const struct stfs_edit *edit, struct stfs_err *err);
+
+#endif

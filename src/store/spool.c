@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: MIT */
+/* The spool: bytes that are staged and have no file of their own, in one file without a name. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "base/arith.h"
+#include "base/cleanup.h"
+#include "base/io.h"
+#include "commit/beside.h"
+#include "store/edit_internal.h"
+
+/* Room is reserved in pieces of this while it is not known how much will come. */
+#define AHEAD (64ull << 20)
+#define PIECE (1u << 20)
+
+/* Beside the model: never in a /tmp that is too small. */
+static int open_spool(struct stfs_edit *edit)
+{
+	STFS_AUTO_FREE char *name = NULL;
+
+	edit->spool = stfs_io->openat(edit->folder_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	if (edit->spool >= 0)
+		return 0;
+	if (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT)
+		return -errno;
+	name = stfs_beside_name(edit->name, ".stfs-spool");
+	if (!name)
+		return -ENOMEM;
+	edit->spool = stfs_beside_create(edit->folder_fd, name);
+	return edit->spool < 0 ? edit->spool : stfs_io_unlink(edit->folder_fd, name);
+}
+
+/* Reads until the piece is full or the end. Bytes or -errno. */
+static ssize_t fill(int fd, char *piece, size_t want)
+{
+	size_t done = 0;
+	ssize_t got;
+
+	while (done < want) {
+		got = read(fd, piece + done, want - done);
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got < 0)
+			return -errno;
+		if (got == 0)
+			break;
+		done += (size_t)got;
+	}
+	return (ssize_t)done;
+}
+
+static int take_in(struct stfs_edit *edit, int fd, uint64_t len, char *piece, uint64_t *taken)
+{
+	uint64_t reserved = 0;
+	ssize_t got;
+	int r = 0;
+
+	while (r == 0 && *taken < len) {
+		if (*taken == reserved) {
+			reserved += len == UINT64_MAX ? AHEAD : len;
+			r = stfs_io_reserve(edit->spool, edit->spool_end + *taken, reserved - *taken);
+			if (r < 0)
+				break;
+		}
+		got = fill(fd, piece, stfs_min_u64(PIECE, stfs_min_u64(len, reserved) - *taken));
+		if (got < 0)
+			return (int)got;
+		if (got == 0)
+			return len == UINT64_MAX ? 0 : -ENODATA;
+		r = stfs_io_write(edit->spool, piece, (size_t)got, edit->spool_end + *taken);
+		*taken += (uint64_t)got;
+	}
+	return r;
+}
+
+int stfs_edit_spool(struct stfs_edit *edit, int fd, uint64_t len, struct stfs_source *source,
+		    uint64_t *spooled, struct stfs_err *err)
+{
+	STFS_AUTO_FREE char *piece = malloc(PIECE);
+	uint64_t taken = 0;
+	int r = piece ? 0 : -ENOMEM;
+
+	if (r == 0 && edit->spool < 0)
+		r = open_spool(edit);
+	if (r == 0)
+		r = take_in(edit, fd, len, piece, &taken);
+	if (r == -ENODATA)
+		return stfs_err_set(err, r, STFS_NO_POSITION, "the input ends after %llu bytes, %llu were expected",
+				    (unsigned long long)taken, (unsigned long long)len);
+	if (r == -ENOSPC)
+		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: no room beside the model for what is read "
+				    "(%llu bytes so far)", edit->path, (unsigned long long)taken);
+	if (r < 0)
+		return stfs_err_errno(err, r, "%s: spooling beside the model", edit->path);
+	*source = (struct stfs_source){.fd = edit->spool, .offset = edit->spool_end};
+	*spooled = taken;
+	edit->spool_end = stfs_align_up(edit->spool_end + taken, 4096);
+	return 0;
+}
