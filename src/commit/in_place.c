@@ -127,6 +127,20 @@ static int count_marks(struct stfs_commit_file *file, uint64_t *marks)
 	return r;
 }
 
+/* Enough of a new file to know it by, with its length: its header, or the index. */
+#define KNOWN_BY (64u << 10)
+
+static int hash_start(int fd, uint64_t *hash)
+{
+	STFS_AUTO_FREE char *bytes = malloc(KNOWN_BY);
+	ssize_t got = bytes ? stfs_io_pread_full(fd, bytes, KNOWN_BY, 0) : -ENOMEM;
+
+	if (got < 0)
+		return (int)got;
+	*hash = stfs_journal_hash(stfs_str_slice(bytes, (size_t)got));
+	return 0;
+}
+
 /* Fills what the record says of a file. */
 static int describe_new(const struct stfs_commit_file *file, struct stfs_journal_file *entry)
 {
@@ -136,9 +150,8 @@ static int describe_new(const struct stfs_commit_file *file, struct stfs_journal
 	if (entry->kind == STFS_JOURNAL_RENAME) {
 		if (fstat(file->new_fd, &st) < 0)
 			return -errno;
-		entry->new_inode = st.st_ino;
 		entry->new_length = (uint64_t)st.st_size;
-		return 0;
+		return hash_start(file->new_fd, &entry->new_hash);
 	}
 	entry->new_length = file->plan.length;
 	entry->steps = malloc((count ? count : 1) * sizeof(*entry->steps));
@@ -154,6 +167,7 @@ static int describe_new(const struct stfs_commit_file *file, struct stfs_journal
 static int prepare(struct stfs_commit *commit, struct stfs_journal *journal)
 {
 	uint64_t marks = 0, spare = 0;
+	bool built = false;
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && i < commit->count; i++) {
@@ -161,6 +175,7 @@ static int prepare(struct stfs_commit *commit, struct stfs_journal *journal)
 
 		if (!stfs_commit_in_place(file)) {
 			r = stfs_commit_build(commit, file);
+			built = true;
 			continue;
 		}
 		r = write_ahead(commit, file);
@@ -169,6 +184,9 @@ static int prepare(struct stfs_commit *commit, struct stfs_journal *journal)
 		if (file->plan.data_start > file->problem.file.data_start)
 			spare += file->plan.data_start - file->problem.file.data_start;
 	}
+	/* The record speaks of the new files: their names must last as long as it does. */
+	if (r == 0 && built)
+		r = stfs_io_sync_folder(commit->folder_fd);
 	for (size_t i = 0; r == 0 && i < commit->count; i++)
 		r = describe_new(&commit->files[i], &journal->files[i]);
 	return r < 0 ? r : stfs_journal_record(journal, marks, spare);
@@ -254,19 +272,31 @@ static int finish_file(struct stfs_journal *journal, size_t number, int fd, stru
 	return r < 0 ? r : stfs_io_sync(fd);
 }
 
+/* Whether the file of that name is the new one: 0, -ENOENT, -EUCLEAN, -errno. */
+static int is_new(const struct stfs_journal *journal, const char *name, const struct stfs_journal_file *file)
+{
+	STFS_AUTO_FD int fd = stfs_io->openat(journal->folder_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0);
+	uint64_t hash = 0;
+	struct stat st;
+	int r;
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return -errno;
+	r = hash_start(fd, &hash);
+	if (r < 0)
+		return r;
+	return (uint64_t)st.st_size == file->new_length && hash == file->new_hash ? 0 : -EUCLEAN;
+}
+
 /* The complete new file onto the old one, unless that was done already. */
 static int rename_file(struct stfs_journal *journal, const struct stfs_journal_file *file)
 {
 	STFS_AUTO_FREE char *temp = stfs_beside_name(file->name, STFS_BESIDE_NEW);
-	struct stat st;
+	int r = temp ? is_new(journal, temp, file) : -ENOMEM;
 
-	if (!temp)
-		return -ENOMEM;
-	if (fstatat(journal->folder_fd, temp, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_ino == file->new_inode)
-		return stfs_io_rename(journal->folder_fd, temp, file->name, 0);
-	if (fstatat(journal->folder_fd, file->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return -errno;
-	return st.st_ino == file->new_inode ? 0 : -EUCLEAN;
+	if (r == -ENOENT)
+		return is_new(journal, file->name, file);
+	return r < 0 ? r : stfs_io_rename(journal->folder_fd, temp, file->name, 0);
 }
 
 int stfs_commit_finish(struct stfs_journal *journal, const int *fds, struct stfs_commit *progress)

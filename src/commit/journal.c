@@ -121,7 +121,7 @@ static void put_file(struct stfs_buf *out, const struct stfs_journal_file *file)
 {
 	put64(out, file->kind);
 	put64(out, file->new_length);
-	put64(out, file->new_inode);
+	put64(out, file->new_hash);
 	put64(out, file->step_count);
 	put64(out, file->header.len);
 	for (size_t i = 0; i < file->step_count; i++) {

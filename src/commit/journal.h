@@ -38,7 +38,7 @@ struct stfs_journal_file {
 	struct stfs_step *steps; /* owned: those behind the record */
 	size_t step_count;
 	struct stfs_buf header;  /* owned: length word and text */
-	uint64_t new_inode;      /* of RENAME */
+	uint64_t new_hash;       /* of RENAME: of its first bytes */
 	/* The last mark: */
 	bool marked;
 	size_t next_step;        /* the steps before it are done and durable */

@@ -140,7 +140,7 @@ static int read_file(struct reader *reader, struct stfs_journal_file *file)
 
 	file->kind = kind == STFS_JOURNAL_IN_PLACE ? STFS_JOURNAL_IN_PLACE : STFS_JOURNAL_RENAME;
 	file->new_length = get64(reader);
-	file->new_inode = get64(reader);
+	file->new_hash = get64(reader);
 	file->step_count = get64(reader);
 	header_len = get64(reader);
 	if (reader->bad || file->step_count > reader->left / 32 ||

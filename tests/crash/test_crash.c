@@ -1,0 +1,432 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Commits that are cut off before each of their calls, on every kind of file system (sim.h), and
+ * recovered; recoveries that are cut off as well. What is found must be the old model or the new one, and
+ * before recovery no loader may take the files for anything else.
+ */
+#include "../unit/stfs_check.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/buf.h"
+#include "base/cleanup.h"
+#include "base/io.h"
+#include "base/siphash.h"
+#include "sim.h"
+#include "store/edit.h"
+
+#define INDEX "m.safetensors.index.json"
+
+static char root[4096];
+static uint64_t state; /* of the random numbers */
+static bool sharded;
+
+static size_t below(size_t bound)
+{
+	return stfs_check_below(&state, bound);
+}
+
+static const char *path_of(const char *name)
+{
+	static char path[sizeof(root) + 300];
+
+	snprintf(path, sizeof(path), "%s/%s", root, name);
+	return path;
+}
+
+static const char *model_path(void)
+{
+	return path_of(sharded ? INDEX : "m.safetensors");
+}
+
+/* ---- What a model is: the same number for the same tensors, wherever they lie ---- */
+
+static const struct stfs_sipkey key = {1, 2};
+
+static uint64_t mix(uint64_t hash, const void *bytes, size_t len)
+{
+	struct stfs_sipkey chained = {hash, 3};
+
+	return stfs_siphash(&chained, stfs_str_slice(bytes, len));
+}
+
+static uint64_t tensor_print(struct stfs_str name, enum stfs_dtype dtype, const uint64_t *dims, size_t rank, int fd,
+			     uint64_t offset, uint64_t len)
+{
+	STFS_AUTO_FREE char *bytes = malloc(len ? len : 1);
+	uint64_t hash = stfs_siphash(&key, name);
+	int kind = (int)dtype;
+
+	ck_assert_int_eq(pread(fd, bytes, len, (off_t)offset), len);
+	hash = mix(hash, &kind, sizeof(kind));
+	for (size_t i = 0; i < rank; i++)
+		hash = mix(hash, &dims[i], sizeof(dims[i]));
+	return mix(hash, bytes, len);
+}
+
+static int add_pair(void *data, struct stfs_str name, struct stfs_str value)
+{
+	*(uint64_t *)data += mix(stfs_siphash(&key, name), value.ptr, value.len);
+	return 0;
+}
+
+/* Of the model in the folder, opened as strictly as the official loader does: 0 when it is refused. */
+static uint64_t print_of_folder(void)
+{
+	struct stfs_model *model;
+	struct stfs_tensor_ref ref;
+	uint64_t print = 1;
+
+	if (stfs_model_open(model_path(), 0, &model, NULL) < 0)
+		return 0;
+	for (uint32_t id = 0; id < stfs_model_ids(model); id++) {
+		STFS_AUTO_FREE uint64_t *dims = NULL;
+
+		if (!stfs_model_tensor(model, id, &ref))
+			continue;
+		dims = stfs_model_shape(&ref);
+		print += tensor_print(ref.name, (enum stfs_dtype)ref.tensor->dtype, dims, ref.tensor->rank,
+				      ref.shard->fd, ref.offset, ref.len);
+	}
+	ck_assert_int_eq(stfs_model_metadata(model, add_pair, &print), 0);
+	ck_assert_uint_eq(model->findings.count, 0); /* the index agrees with the shards */
+	stfs_model_close(model);
+	return print;
+}
+
+/* Of the model as staged: what the commit has to make of it. */
+static uint64_t print_of_edit(struct stfs_edit *edit)
+{
+	struct stfs_edit_tensor t;
+	uint64_t print = 1;
+	size_t count;
+
+	ck_assert_int_eq(stfs_edit_count(edit, &count), 0);
+	for (size_t i = 0; i < count; i++) {
+		ck_assert_int_eq(stfs_edit_tensor(edit, i, &t), 0);
+		print += tensor_print(t.name, t.dtype, t.dims, t.rank, t.fd, t.offset, t.len);
+	}
+	ck_assert_int_eq(stfs_edit_metadata(edit, add_pair, &print), 0);
+	return print;
+}
+
+/* ---- Models and edits ---- */
+
+static int source_fd; /* a file of random bytes */
+
+static void make_root(void)
+{
+	const char *tmp = getenv("TMPDIR");
+	char bytes[1 << 16];
+	FILE *file = tmpfile();
+
+	snprintf(root, sizeof(root), "%s/stfs-crash-XXXXXX", tmp && *tmp ? tmp : "/tmp");
+	ck_assert_ptr_nonnull(mkdtemp(root));
+	ck_assert_ptr_nonnull(file);
+	for (size_t i = 0; i < sizeof(bytes); i++)
+		bytes[i] = (char)(i * 2654435761u >> 13);
+	ck_assert_uint_eq(fwrite(bytes, 1, sizeof(bytes), file), sizeof(bytes));
+	fflush(file);
+	source_fd = fcntl(fileno(file), F_DUPFD_CLOEXEC, 3);
+	fclose(file);
+}
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	return remove(path);
+}
+
+static void remove_root(void)
+{
+	stfs_io = &stfs_io_system;
+	nftw(root, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	close(source_fd);
+}
+
+static size_t pick_size(void)
+{
+	static const size_t sizes[] = {0, 1, 8, 512, 4088, 4095, 4096, 4097, 8192, 12288, 16384, 40960};
+
+	return below(4) ? sizes[below(STFS_CHECK_COUNT(sizes))] : below(20000);
+}
+
+static void put(struct stfs_edit *edit, const char *name)
+{
+	static const enum stfs_dtype types[] = {STFS_U8, STFS_U8, STFS_F16, STFS_F32, STFS_I64};
+	enum stfs_dtype dtype = types[below(STFS_CHECK_COUNT(types))];
+	uint64_t dims[2] = {1, pick_size() / stfs_dtype_alignment(dtype)};
+	struct stfs_source source = {source_fd, below(4000)};
+	struct stfs_err err = STFS_ERR_INIT;
+
+	ck_assert_msg(stfs_edit_put(edit, stfs_str_from(name), dtype, dims, 1 + below(2), source, &err) == 0, "%s",
+		      err.message);
+}
+
+/* The shape of rank 1 above is [1], of a tensor of one element: small ones are wanted too. */
+static const char *name_of(size_t number)
+{
+	static char names[4][32];
+	static unsigned next;
+	char *name = names[next++ % 4];
+
+	snprintf(name, sizeof(names[0]), "layer.%zu.weight", number);
+	return name;
+}
+
+static void some_edits(struct stfs_edit *edit, size_t count)
+{
+	struct stfs_edit_pair pair;
+	struct stfs_edit_tensor t;
+	char old[64];
+	size_t there;
+
+	while (count-- > 0) {
+		ck_assert_int_eq(stfs_edit_count(edit, &there), 0);
+		if (there) {
+			ck_assert_int_eq(stfs_edit_tensor(edit, below(there), &t), 0);
+			snprintf(old, sizeof(old), "%.*s", (int)t.name.len, t.name.ptr);
+		}
+		switch (there > 1 ? below(8) : 0) {
+		case 0:
+		case 1:
+			put(edit, name_of(below(40)));
+			break;
+		case 2:
+			put(edit, old);
+			break;
+		case 3:
+		case 4:
+			ck_assert_int_eq(stfs_edit_remove(edit, stfs_str_from(old), NULL), 0);
+			break;
+		case 5:
+			pair = (struct stfs_edit_pair){stfs_str_from(old), stfs_str_from(name_of(below(60)))};
+			if (!stfs_str_equal(pair.from, pair.to))
+				ck_assert_int_eq(stfs_edit_rename(edit, &pair, 1, true, NULL), 0);
+			break;
+		case 6:
+			ck_assert_int_eq(stfs_edit_set(edit, stfs_str_from(name_of(below(3))),
+						       stfs_str_slice(root, below(strlen(root))), NULL), 0);
+			break;
+		default:
+			if (!below(3))
+				ck_assert_int_eq(stfs_edit_compact(edit, NULL), 0);
+			break;
+		}
+	}
+}
+
+static void write_text(const char *name, const char *text)
+{
+	FILE *file = fopen(path_of(name), "we");
+
+	ck_assert_ptr_nonnull(file);
+	fputs(text, file);
+	ck_assert_int_eq(fclose(file), 0);
+}
+
+/* A model of a file, or of two and an index. */
+static void make_model(void)
+{
+	STFS_AUTO_BUF struct stfs_buf index = STFS_BUF_INIT;
+	struct stfs_edit *edit;
+	struct stfs_err err = STFS_ERR_INIT;
+	const char *const names[] = {sharded ? "m-1.safetensors" : "m.safetensors", "m-2.safetensors"};
+	uint64_t total = 0;
+
+	stfs_buf_puts(&index, "{\"metadata\":{\"total_size\":TOTAL},\"weight_map\":{");
+	for (size_t s = 0; s < (sharded ? 2 : 1); s++) {
+		size_t count = 1 + below(8), there;
+
+		ck_assert_msg(stfs_edit_create(path_of(names[s]), 0, &edit, &err) == 0, "%s", err.message);
+		for (size_t i = 0; i < count; i++)
+			put(edit, name_of(20 * s + i));
+		if (below(2))
+			stfs_edit_set(edit, stfs_str_from("format"), stfs_str_from("pt"), NULL);
+		ck_assert_msg(stfs_edit_commit(edit, NULL, NULL, &err) == 0, "%s", err.message);
+		ck_assert_int_eq(stfs_edit_count(edit, &there), 0);
+		for (size_t i = 0; i < count; i++) {
+			struct stfs_edit_tensor t;
+
+			ck_assert_int_eq(stfs_edit_tensor(edit, i, &t), 0);
+			total += t.len;
+			stfs_buf_printf(&index, "%s\"%.*s\":\"%s\"", s || i ? "," : "", (int)t.name.len, t.name.ptr,
+					names[s]);
+		}
+		stfs_edit_close(edit);
+	}
+	stfs_buf_puts(&index, "}}");
+	if (sharded) {
+		STFS_AUTO_BUF struct stfs_buf text = STFS_BUF_INIT;
+
+		stfs_buf_printf(&text, "{\"metadata\":{\"total_size\":%" PRIu64 "}%s", total,
+				strchr(stfs_buf_cstr(&index), '}') + 1);
+		write_text(INDEX, stfs_buf_cstr(&text));
+	}
+}
+
+/* ---- Crashes ---- */
+
+static uint64_t old_print, new_print;
+static size_t crashes, recoveries;
+
+/* Nothing but the model's files may be left. */
+static void check_litter(const char *where)
+{
+	DIR *dir = opendir(root);
+	struct dirent *entry;
+
+	while ((entry = readdir(dir)))
+		ck_assert_msg(strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0 ||
+				      entry->d_name[0] != '.', "%s left after %s", entry->d_name, where);
+	closedir(dir);
+}
+
+/* C3: what a loader finds before recovery. A sharded model is not opened as a whole while it is changed. */
+static void check_before(const char *where)
+{
+	uint64_t print = print_of_folder();
+
+	ck_assert_msg(print == 0 || print == old_print || print == new_print, "before recovery, %s", where);
+}
+
+static void recover(const char *where)
+{
+	struct stfs_err err = STFS_ERR_INIT;
+	enum stfs_recovered what;
+	uint64_t print;
+	int r = stfs_recover(model_path(), 0, &what, &err);
+
+	ck_assert_msg(r == 0, "%s: %s", where, err.message);
+	print = print_of_folder();
+	ck_assert_msg(print == old_print || print == new_print, "neither old nor new after %s", where);
+	ck_assert_msg(what != STFS_RECOVERED_OLD || print == old_print, "old was said, %s", where);
+	ck_assert_msg(what != STFS_RECOVERED_NEW || print == new_print, "new was said, %s", where);
+}
+
+/* Recovers, and then again with that recovery cut off at some of its own calls. */
+static void recover_with_crashes(size_t call, enum sim_policy policy, size_t part, bool deep, uint64_t seed)
+{
+	struct sim_saved *saved = sim_save();
+	char where[900];
+	size_t calls;
+
+	snprintf(where, sizeof(where), "call %zu, policy %d, part %zu (STFS_SEED %" PRIu64 ")", call, (int)policy, part,
+		 seed);
+	check_before(where);
+	sim_record();
+	recover(where);
+	calls = sim_calls();
+	for (size_t i = 0; deep && i < calls; i++) {
+		size_t parts = sim_parts(i);
+
+		if (below(3))
+			continue;
+		snprintf(where, sizeof(where), "call %zu, policy %d, part %zu, recovery cut at %zu (STFS_SEED %" PRIu64
+			 ")", call, (int)policy, part, i, seed);
+		sim_crash(i, below(2) ? SIM_CUT : SIM_STOPPED, parts ? below(parts + 1) : 0);
+		check_before(where);
+		recover(where);
+		recoveries++;
+	}
+	sim_restore(saved);
+	crashes++;
+}
+
+static void crash_everywhere(uint64_t seed)
+{
+	size_t calls = sim_calls();
+
+	for (size_t call = 0; call <= calls; call++) {
+		size_t parts = sim_parts(call);
+
+		sim_crash(call, SIM_STOPPED, 0);
+		recover_with_crashes(call, SIM_STOPPED, 0, !below(4), seed);
+		for (int i = 0; i < 3; i++) {
+			sim_crash(call, SIM_CUT, 0);
+			recover_with_crashes(call, SIM_CUT, 0, !below(6), seed);
+		}
+		for (size_t part = 1; part <= parts; part++) {
+			sim_crash(call, SIM_STOPPED, part);
+			recover_with_crashes(call, SIM_STOPPED, part, !below(4), seed);
+		}
+	}
+}
+
+/* A commit whose every call is recorded; then the crashes; then the next one upon what it left. */
+static void one_model(struct sim_abilities abilities, size_t commits)
+{
+	struct stfs_err err = STFS_ERR_INIT;
+	struct stfs_edit *edit;
+	uint64_t want, seed = state;
+
+	make_root();
+	make_model();
+	sim_begin(root, abilities, state);
+	while (commits-- > 0) {
+		ck_assert_msg(stfs_edit_open(model_path(), 0, &edit, &err) == 0, "%s", err.message);
+		old_print = print_of_edit(edit);
+		some_edits(edit, 1 + below(4));
+		want = print_of_edit(edit);
+		sim_record();
+		ck_assert_msg(stfs_edit_commit(edit, NULL, NULL, &err) == 0, "%s", err.message);
+		stfs_edit_close(edit);
+		new_print = print_of_folder();
+		ck_assert_msg(new_print == want, "a commit made something else of it (STFS_SEED %" PRIu64 ")", seed);
+		check_litter("a commit");
+		crash_everywhere(seed);
+		/* The last crash was after the last call: the new model stands. */
+		sim_crash(sim_calls(), SIM_STOPPED, 0);
+	}
+	sim_end();
+	remove_root();
+}
+
+static const struct sim_abilities kinds[] = {
+	{.shift = true}, {.shift = false}, {.shift = true, .clone = true}, {.clone = true},
+};
+
+/* Models of each kind and size of test; more of them with STFS_CRASH_ROUNDS. */
+static int rounds(void)
+{
+	const char *text = getenv("STFS_CRASH_ROUNDS");
+
+	return text && *text ? atoi(text) : 6;
+}
+
+START_TEST(one_file)
+{
+	sharded = false;
+	state = stfs_check_seed() + (uint64_t)_i;
+	for (int i = 0; i < rounds(); i++)
+		one_model(kinds[_i], 3);
+}
+END_TEST
+
+START_TEST(two_shards)
+{
+	sharded = true;
+	state = stfs_check_seed() + 100 + (uint64_t)_i;
+	for (int i = 0; i < rounds() / 2; i++)
+		one_model(kinds[_i], 2);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *suite = suite_create("crash");
+	TCase *tcase = tcase_create("every call");
+	int failed;
+
+	tcase_set_timeout(tcase, 0);
+	tcase_add_loop_test(tcase, one_file, 0, STFS_CHECK_COUNT(kinds));
+	tcase_add_loop_test(tcase, two_shards, 0, STFS_CHECK_COUNT(kinds));
+	suite_add_tcase(suite, tcase);
+	failed = stfs_check_main(suite);
+	printf("# %zu crashes, %zu more during recovery\n", crashes, recoveries);
+	return failed;
+}
