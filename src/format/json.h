@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "base/buf.h"
+#include "base/err.h"
 
 /* serde_json refuses to enter the 128th level (its recursion limit). */
 #define STFS_JSON_MAX_DEPTH 127
@@ -100,6 +101,13 @@ struct stfs_json_visitor {
 
 /* Passes over a value, whatever it is. `visitor` may be NULL. */
 int stfs_json_skip(struct stfs_json *json, const struct stfs_json_visitor *visitor, void *data);
+
+/*
+ * Reads a whole text: checks that it is UTF-8, has `read` read the value (0 or -errno, as the functions
+ * above), and sees that nothing stands behind it. Where the text breaks a rule of JSON: -EBADMSG with
+ * `err` (may be NULL) saying which and where; else the result of `read`, who fills `err` itself.
+ */
+int stfs_json_text(struct stfs_json *json, int (*read)(void *data), void *data, struct stfs_err *err);
 
 /*
  * Appends `text` (valid UTF-8, any characters) as a JSON string, quotes included, with no escapes
