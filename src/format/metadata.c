@@ -115,14 +115,15 @@ static int check_keys(struct reader *reader)
 		r = stfs_json_plain(&json, raw, &reader->scratch, &key);
 	if (r < 0)
 		return r;
-	return stfs_err_set(reader->err, -EBADMSG, reader->twice, "byte %u: the key \"%s\" stands twice",
-			    reader->twice, stfs_quote(key, quoted));
+	return stfs_err_set(reader->err, -EBADMSG, reader->twice,
+			    "byte %u: the key \"%s\" stands twice", reader->twice,
+			    stfs_quote(key, quoted));
 }
 
 int stfs_metadata_read(struct stfs_str text, struct stfs_metadata *metadata, struct stfs_err *err)
 {
-	struct reader reader = {.json = {.text = text.ptr, .len = text.len}, .metadata = metadata, .err = err,
-				.twice = UINT32_MAX};
+	struct reader reader = {.json = {.text = text.ptr, .len = text.len}, .metadata = metadata,
+				.err = err, .twice = UINT32_MAX};
 	int r;
 
 	*metadata = (struct stfs_metadata){0};

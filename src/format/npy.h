@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The header of a .npy file (NumPy's format description, numpy/lib/format.py): magic, version, length,
- * a Python dict literal, padded with spaces and ended by a newline so that the data begins at a
- * multiple of 64. What is written, in version 1.0 or 2.0, is byte for byte what np.save writes (checked
- * with NumPy 2.4), which also keeps room for the first dimension to grow in place to 21 digits.
+ * The header of a .npy file (NumPy's format description, numpy/lib/format.py): magic, version,
+ * length, a Python dict literal, padded with spaces and ended by a newline so that the data begins
+ * at a multiple of 64. What is written, in version 1.0 or 2.0, is byte for byte what np.save writes
+ * (checked with NumPy 2.4), which also keeps room for the first dimension to grow in place to 21
+ * digits.
  */
 #ifndef STFS_FORMAT_NPY_H
 #define STFS_FORMAT_NPY_H
@@ -34,16 +35,17 @@ struct stfs_npy {
 };
 
 /*
- * Reads the header, version 1.0, 2.0 or 3.0, at the start of the `len` bytes of a .npy file. The type is
- * the one that the descr names. A descr that names none, "V2" or "V1" (np.save writes so what NumPy
- * lacks), keeps the tensor's `declared` type (may be NULL) if that has elements of the same size; else V2
- * is BF16 (as ml_dtypes' bfloat16 is saved) and V1, which may be one of five, is refused. "f1" is
- * F8_E5M2, for ml_dtypes saves nothing else so. Byte orders '<', '=' and '|' are the same; '>' is
- * refused where elements have more than one byte.
+ * Reads the header, version 1.0, 2.0 or 3.0, at the start of the `len` bytes of a .npy file. The
+ * type is the one that the descr names. A descr that names none, "V2" or "V1" (np.save writes so
+ * what NumPy lacks), keeps the tensor's `declared` type (may be NULL) if that has elements of the
+ * same size; else V2 is BF16 (as ml_dtypes' bfloat16 is saved) and V1, which may be one of five, is
+ * refused. "f1" is F8_E5M2, for ml_dtypes saves nothing else so. Byte orders '<', '=' and '|' are
+ * the same; '>' is refused where elements have more than one byte.
  *
- * 0, with `npy` to be freed; -EAGAIN when the header does not end within `len` bytes: npy->header_len
- * then says how many are needed to go on, for the whole header or to know its length; -EBADMSG when it is
- * no .npy header; -EINVAL when no tensor can hold such an array; both with `err` filled; -ENOMEM.
+ * 0, with `npy` to be freed; -EAGAIN when the header does not end within `len` bytes:
+ * npy->header_len then says how many are needed to go on, for the whole header or to know its
+ * length; -EBADMSG when it is no .npy header; -EINVAL when no tensor can hold such an array; both
+ * with `err` filled; -ENOMEM.
  */
 int stfs_npy_read_header(const void *bytes, size_t len, const enum stfs_dtype *declared,
 			 struct stfs_npy *npy, struct stfs_err *err);
@@ -54,9 +56,9 @@ static inline void stfs_npy_free(struct stfs_npy *npy)
 }
 
 /*
- * Puts a part of an array in Fortran order into C order: the `count` elements of `item` bytes that come
- * from number `first` on in C order, from `in`, where the whole array stands, to `out`. The parts of an
- * array can be made one after another with little memory, from a mapped file.
+ * Puts a part of an array in Fortran order into C order: the `count` elements of `item` bytes that
+ * come from number `first` on in C order, from `in`, where the whole array stands, to `out`. The
+ * parts of an array can be made one after another with little memory, from a mapped file.
  */
 void stfs_npy_to_c(const struct stfs_shape *shape, size_t item, const void *in, uint64_t first,
 		   uint64_t count, void *out);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The header of a .npy file, read. Its dict is Python, of which this knows what a writer of arrays needs:
- * strings without escapes, True and False, tuples of whole numbers.
+ * The header of a .npy file, read. Its dict is Python, of which this knows what a writer of arrays
+ * needs: strings without escapes, True and False, tuples of whole numbers.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -159,7 +159,8 @@ static int read_descr(struct reader *reader)
 		const char *end = memchr(at, c == '[' ? ']' : ')', reader->len - reader->pos);
 
 		reader->descr = stfs_str_slice(at, end ? (size_t)(end - at) + 1 : 1);
-		return refuse_descr(reader, "elements of several fields cannot be a tensor; save each field");
+		return refuse_descr(reader, "elements of several fields cannot be a tensor; "
+				    "save each field");
 	}
 	return read_string(reader, &reader->descr);
 }
@@ -180,7 +181,8 @@ static int read_member(struct reader *reader)
 		field++;
 	if (field == FIELD_COUNT || reader->seen & 1u << field) {
 		reader->pos = start;
-		return fail(reader, field == FIELD_COUNT ? "no key of a .npy header" : "a key that stands twice");
+		return fail(reader, field == FIELD_COUNT ? "no key of a .npy header" :
+			    "a key that stands twice");
 	}
 	reader->seen |= 1u << field;
 	if (!take(reader, ':'))
@@ -241,7 +243,8 @@ static bool find_type(char kind, unsigned size, enum stfs_dtype *dtype)
 	for (unsigned i = 0; i < STFS_DTYPE_COUNT; i++) {
 		const struct stfs_dtype_info *info = stfs_dtype_info((enum stfs_dtype)i);
 
-		if (info->descr && !info->ml_dtype && info->descr[1] == kind && info->bits == size * 8) {
+		if (info->descr && !info->ml_dtype && info->descr[1] == kind &&
+		    info->bits == size * 8) {
 			*dtype = (enum stfs_dtype)i;
 			return true;
 		}
@@ -260,8 +263,8 @@ static int map_opaque(struct reader *reader, unsigned size, const enum stfs_dtyp
 		return 0;
 	}
 	if (size == 1)
-		return refuse_descr(reader, "this says only that elements have one byte; first write their "
-				    "type to the tensor's .json");
+		return refuse_descr(reader, "this says only that elements have one byte; "
+				    "first write their type to the tensor's .json");
 	return refuse_descr(reader, "no tensor has such elements");
 }
 
@@ -282,7 +285,8 @@ static int map_descr(struct reader *reader, const enum stfs_dtype *declared)
 		return refuse_descr(reader, "strings cannot be a tensor");
 	size = kind ? item_size(stfs_str_slice(descr.ptr + 1, descr.len - 1)) : 0;
 	if (order == '>' && size > 1 && kind != 'V')
-		return refuse_descr(reader, "big-endian; save array.astype(array.dtype.newbyteorder('<'))");
+		return refuse_descr(reader, "big-endian; "
+				    "save array.astype(array.dtype.newbyteorder('<'))");
 	if (kind == 'V' && size)
 		return map_opaque(reader, size, declared);
 	if (kind == 'f' && size == 1) {
@@ -296,7 +300,10 @@ static int map_descr(struct reader *reader, const enum stfs_dtype *declared)
 
 /* ---- The header ---- */
 
-/* Sets header_len from the first bytes. -EAGAIN when they are too few: header_len says how many it takes. */
+/*
+ * Sets header_len from the first bytes. -EAGAIN when they are too few: header_len says how many it
+ * takes.
+ */
 static int read_prefix(struct reader *reader, const void *bytes, size_t len)
 {
 	const unsigned char *p = bytes;
@@ -311,7 +318,8 @@ static int read_prefix(struct reader *reader, const void *bytes, size_t len)
 	reader->version = p[6];
 	if (p[6] < 1 || p[6] > 3 || p[7] != 0)
 		return stfs_err_set(reader->err, -EBADMSG, MAGIC_LEN,
-				    "a .npy file of version %u.%u; known are 1.0, 2.0 and 3.0", p[6], p[7]);
+				    "a .npy file of version %u.%u; known are 1.0, 2.0 and 3.0",
+				    p[6], p[7]);
 	digits = p[6] == 1 ? 2 : 4;
 	reader->npy->header_len = prefix + digits;
 	if (len < prefix + digits)
@@ -320,7 +328,8 @@ static int read_prefix(struct reader *reader, const void *bytes, size_t len)
 		text |= (size_t)p[prefix + i] << 8 * i;
 	if (text > STFS_NPY_HEADER_MAX)
 		return stfs_err_set(reader->err, -EBADMSG, prefix,
-				    "the .npy header has %zu bytes, more than %u", text, STFS_NPY_HEADER_MAX);
+				    "the .npy header has %zu bytes, more than %u", text,
+				    STFS_NPY_HEADER_MAX);
 	reader->pos = prefix + digits;
 	reader->len = reader->npy->header_len = reader->pos + text;
 	return len < reader->len ? -EAGAIN : 0;
@@ -339,7 +348,8 @@ int stfs_npy_read_header(const void *bytes, size_t len, const enum stfs_dtype *d
 	if (r == 0)
 		r = map_descr(&reader, declared);
 	if (r == 0 && stfs_dtype_bytes(npy->dtype, npy->shape.elements, &npy->data_len) < 0)
-		r = stfs_err_set(err, -EBADMSG, STFS_NO_POSITION, "the array has more than 2^64 - 1 bits");
+		r = stfs_err_set(err, -EBADMSG, STFS_NO_POSITION,
+				 "the array has more than 2^64 - 1 bits");
 	if (r < 0)
 		stfs_shape_free(&npy->shape);
 	return r;
@@ -370,7 +380,9 @@ static void gather(char *out, const char *in, uint64_t stride, size_t item, uint
 	}
 }
 
-/* The axes that matter, the last one fastest in C order, set to element `first`. Returns how many. */
+/*
+ * The axes that matter, the last one fastest in C order, set to element `first`. Returns how many.
+ */
 static unsigned find_axes(const struct stfs_shape *shape, size_t item, uint64_t first,
 			  struct axis axes[AXES_MAX])
 {

@@ -51,7 +51,8 @@ static int fail(const char *text, const char *at, struct stfs_err *err, const ch
 }
 
 /* A number at *p, which is moved behind it. */
-static int parse_dimension(const char *text, const char **p, struct stfs_shape *shape, struct stfs_err *err)
+static int parse_dimension(const char *text, const char **p, struct stfs_shape *shape,
+			   struct stfs_err *err)
 {
 	const char *start = *p;
 	uint64_t value = 0;

@@ -20,8 +20,8 @@ struct stfs_shape {
 
 /*
  * Adds a dimension behind the others. 0; -EOVERFLOW when the product, from the left as the official
- * loader multiplies (a 0 further on does not help), passes 2^64 - 1; -ENOMEM. On failure the shape is
- * as it was.
+ * loader multiplies (a 0 further on does not help), passes 2^64 - 1; -ENOMEM. On failure the shape
+ * is as it was.
  */
 int stfs_shape_add(struct stfs_shape *shape, uint64_t dimension);
 

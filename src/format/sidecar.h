@@ -36,9 +36,10 @@ struct stfs_sidecar {
 };
 
 /*
- * Reads what someone wrote to a tensor's .json file: "dtype" and "shape" must be there, "name" may be;
- * all else is passed over, "descr" and "ml_dtype" too, for it follows from the dtype. 0, with `sidecar`
- * to be freed; -EBADMSG with `err` saying what is wrong, where, and what to write; -ENOMEM.
+ * Reads what someone wrote to a tensor's .json file: "dtype" and "shape" must be there, "name" may
+ * be; all else is passed over, "descr" and "ml_dtype" too, for it follows from the dtype. 0, with
+ * `sidecar` to be freed; -EBADMSG with `err` saying what is wrong, where, and what to write;
+ * -ENOMEM.
  */
 int stfs_sidecar_read(struct stfs_str text, struct stfs_sidecar *sidecar, struct stfs_err *err);
 void stfs_sidecar_free(struct stfs_sidecar *sidecar);

@@ -21,7 +21,8 @@ struct reader {
 static int wrong(struct reader *reader, const char *what)
 {
 	stfs_json_peek(&reader->json);
-	return stfs_err_set(reader->err, -EBADMSG, reader->json.pos, "byte %zu: %s", reader->json.pos, what);
+	return stfs_err_set(reader->err, -EBADMSG, reader->json.pos, "byte %zu: %s",
+			    reader->json.pos, what);
 }
 
 static int read_dtype(struct reader *reader)
@@ -147,7 +148,8 @@ static int judge(struct reader *reader)
 
 int stfs_sidecar_read(struct stfs_str text, struct stfs_sidecar *sidecar, struct stfs_err *err)
 {
-	struct reader reader = {.json = {.text = text.ptr, .len = text.len}, .sidecar = sidecar, .err = err};
+	struct reader reader = {.json = {.text = text.ptr, .len = text.len}, .sidecar = sidecar,
+				.err = err};
 	int r;
 
 	*sidecar = (struct stfs_sidecar){.shape = STFS_SHAPE_INIT};
