@@ -62,7 +62,7 @@ int stfs_header_metadata(const struct stfs_header *header,
 				 .len = header->metadata_pos + (size_t)header->metadata_len};
 	STFS_AUTO_BUF struct stfs_buf key_buf = STFS_BUF_INIT;
 	STFS_AUTO_BUF struct stfs_buf value_buf = STFS_BUF_INIT;
-	struct stfs_json_string raw_key, raw_value;
+	struct stfs_json_string raw;
 	struct stfs_str key, value;
 	bool first = true;
 	int r;
@@ -70,17 +70,10 @@ int stfs_header_metadata(const struct stfs_header *header,
 	if (!header->metadata_len)
 		return 0;
 	r = stfs_json_enter(&json, '{');
-	while (r == 0) {
-		r = stfs_json_next(&json, '}', &first);
-		if (r <= 0)
-			break;
-		r = stfs_json_key(&json, &raw_key);
+	while (r == 0 && (r = stfs_json_member(&json, &first, &key_buf, &raw, &key)) == 1) {
+		r = stfs_json_string(&json, &raw);
 		if (r == 0)
-			r = stfs_json_string(&json, &raw_value);
-		if (r == 0)
-			r = stfs_json_plain(&json, raw_key, &key_buf, &key);
-		if (r == 0)
-			r = stfs_json_plain(&json, raw_value, &value_buf, &value);
+			r = stfs_json_plain(&json, raw, &value_buf, &value);
 		if (r == 0)
 			r = each(data, key, value);
 	}

@@ -156,9 +156,10 @@ int stfs_header_write(const struct stfs_header_parts *parts, size_t min_text_len
 size_t stfs_header_written_len(const struct stfs_buf *out, size_t at);
 
 /*
- * Gives such a header a text of exactly `text_len` bytes, which need not be a multiple of 8 (files of
- * other writers have such), by adding or taking away spaces. 0; -ENOSPC when that is less than
- * stfs_header_written_len(); -E2BIG above STFS_HEADER_MAX; -ENOMEM. On failure the header is as it was.
+ * Gives such a header a text of exactly `text_len` bytes, which need not be a multiple of 8 (files
+ * of other writers have such), by adding or taking away spaces. 0; -ENOSPC when that is less than
+ * stfs_header_written_len(); -E2BIG above STFS_HEADER_MAX; -ENOMEM. On failure the header is as it
+ * was.
  */
 int stfs_header_fit(struct stfs_buf *out, size_t at, uint64_t text_len);
 

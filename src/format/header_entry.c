@@ -88,15 +88,8 @@ static int read_dtype_object(struct stfs_header_reader *reader, struct entry *en
 
 	if (r == 0)
 		r = stfs_json_enter(json, '{');
-	while (r == 0) {
-		r = stfs_json_next(json, '}', &first);
-		if (r <= 0)
-			break;
-		r = stfs_json_key(json, &raw);
-		if (r == 0)
-			r = stfs_header_plain(reader, raw, &key);
-		if (r == 0)
-			r = stfs_keyset_add(&reader->keys, key, (uint32_t)(raw.pos - 1));
+	while (r == 0 && (r = stfs_json_member(json, &first, &reader->scratch, &raw, &key)) == 1) {
+		r = stfs_keyset_add(&reader->keys, key, (uint32_t)(raw.pos - 1));
 		if (r == 0)
 			r = members++ ? stfs_header_skip(reader) : read_dtype_name(reader, entry, raw);
 		if (r == 0 && members == 1)
@@ -240,20 +233,14 @@ static int read_field(struct stfs_header_reader *reader, struct entry *entry, en
 	return -EINVAL;
 }
 
-/* One member of an entry; pos is at its key. */
-static int read_member(struct stfs_header_reader *reader, struct entry *entry)
+/* One member of an entry; pos is behind its key, which may be in scratch. */
+static int read_member(struct stfs_header_reader *reader, struct entry *entry,
+		       struct stfs_json_string raw, struct stfs_str key)
 {
 	char quoted[STFS_QUOTED_MAX], quoted_key[STFS_QUOTED_MAX];
-	struct stfs_json_string raw;
-	struct stfs_str key;
-	enum stfs_field field;
-	int r = stfs_json_key(&reader->json, &raw);
+	enum stfs_field field = stfs_field_find(key);
+	int r;
 
-	if (r == 0)
-		r = stfs_header_plain(reader, raw, &key);
-	if (r < 0)
-		return r;
-	field = stfs_field_find(key);
 	if (field != STFS_FIELD_COUNT && !(entry->seen & 1u << field))
 		return read_field(reader, entry, field);
 	if (field != STFS_FIELD_COUNT) {
@@ -276,15 +263,13 @@ static int read_object(struct stfs_header_reader *reader, struct entry *entry)
 	struct stfs_json *json = &reader->json;
 	size_t keys_from = reader->keys.count, start = json->pos;
 	char quoted[STFS_QUOTED_MAX];
+	struct stfs_json_string raw;
+	struct stfs_str key;
 	bool first = true;
 	int r = stfs_json_enter(json, '{');
 
-	while (r == 0) {
-		r = stfs_json_next(json, '}', &first);
-		if (r <= 0)
-			break;
-		r = read_member(reader, entry);
-	}
+	while (r == 0 && (r = stfs_json_member(json, &first, &reader->scratch, &raw, &key)) == 1)
+		r = read_member(reader, entry, raw, key);
 	if (r == 0)
 		r = stfs_header_close_keys(reader, keys_from);
 	for (unsigned i = 0; r == 0 && i < STFS_FIELD_COUNT; i++)

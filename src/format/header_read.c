@@ -135,15 +135,8 @@ static int read_metadata_object(struct stfs_header_reader *reader, bool *good)
 	int r = stfs_json_enter(json, '{');
 
 	*good = true;
-	while (r == 0) {
-		r = stfs_json_next(json, '}', &first);
-		if (r <= 0)
-			break;
-		r = stfs_json_key(json, &string);
-		if (r == 0)
-			r = stfs_header_plain(reader, string, &key);
-		if (r == 0)
-			r = stfs_keyset_add(&reader->keys, key, (uint32_t)(string.pos - 1));
+	while (r == 0 && (r = stfs_json_member(json, &first, &reader->scratch, &string, &key)) == 1) {
+		r = stfs_keyset_add(&reader->keys, key, (uint32_t)(string.pos - 1));
 		if (r < 0)
 			break;
 		if (stfs_json_peek(json) == '"') {
@@ -248,15 +241,7 @@ static int read_members(struct stfs_header_reader *reader)
 	int r;
 
 	r = stfs_json_enter(json, '{');
-	while (r == 0) {
-		r = stfs_json_next(json, '}', &first);
-		if (r <= 0)
-			break;
-		r = stfs_json_key(json, &raw);
-		if (r == 0)
-			r = stfs_header_plain(reader, raw, &key);
-		if (r < 0)
-			break;
+	while (r == 0 && (r = stfs_json_member(json, &first, &reader->scratch, &raw, &key)) == 1) {
 		if (stfs_str_is(key, "__metadata__"))
 			r = read_metadata(reader, raw.pos - 1);
 		else

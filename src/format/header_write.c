@@ -34,15 +34,7 @@ static int add_from_source(const struct stfs_header_item *item, struct stfs_buf 
 	size_t start;
 	int r = stfs_json_enter(&json, '{');
 
-	while (r == 0) {
-		r = stfs_json_next(&json, '}', &first);
-		if (r <= 0)
-			break;
-		r = stfs_json_key(&json, &raw);
-		if (r == 0)
-			r = stfs_json_plain(&json, raw, &plain, &key);
-		if (r < 0)
-			break;
+	while (r == 0 && (r = stfs_json_member(&json, &first, &plain, &raw, &key)) == 1) {
 		if (out->data[out->len - 1] != '{')
 			stfs_buf_putc(out, ',');
 		stfs_json_peek(&json);

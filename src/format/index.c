@@ -6,7 +6,6 @@
 #include <stdlib.h>
 
 #include "base/natural.h"
-#include "base/utf8.h"
 #include "format/json.h"
 
 static_assert(sizeof(struct stfs_index_entry) == 8, "the bound on memory counts on it");
@@ -128,37 +127,21 @@ static int add_entry(struct reader *reader, struct stfs_str name, size_t start, 
 	return 0;
 }
 
-/* Undoes the escapes of a key where it stands: the reader has passed it. */
-static int unescape_in_place(struct reader *reader, struct stfs_json_string raw, struct stfs_str *name)
-{
-	char *at = reader->index->text + raw.pos;
-	int r = stfs_json_plain(&reader->json, raw, &reader->scratch, name);
-
-	if (r == 0 && raw.escaped) {
-		memcpy(at, name->ptr, name->len);
-		name->ptr = at;
-	}
-	return r;
-}
-
 static int read_map(struct reader *reader)
 {
 	struct stfs_json *json = &reader->json;
 	struct stfs_json_string key, value;
-	char quoted[STFS_QUOTED_MAX];
+	char quoted[STFS_QUOTED_MAX], *at;
 	struct stfs_str name;
 	bool first = true;
 	int r = stfs_json_enter(json, '{');
 
-	while (r == 0) {
-		r = stfs_json_next(json, '}', &first);
-		if (r <= 0)
-			break;
-		r = stfs_json_key(json, &key);
-		if (r == 0)
-			r = unescape_in_place(reader, key, &name);
-		if (r < 0)
-			break;
+	while (r == 0 && (r = stfs_json_member(json, &first, &reader->scratch, &key, &name)) == 1) {
+		if (key.escaped) { /* undone where it stands: the reader has passed it */
+			at = reader->index->text + key.pos;
+			memcpy(at, name.ptr, name.len);
+			name.ptr = at;
+		}
 		if (stfs_json_peek(json) != '"')
 			return stfs_err_set(reader->err, -EBADMSG, json->pos,
 					    "weight_map: tensor \"%s\" must name a file",
@@ -210,15 +193,7 @@ static int read_metadata(struct reader *reader)
 	if (stfs_json_peek(json) != '{') /* old writers */
 		return stfs_json_skip(json, NULL, NULL);
 	r = stfs_json_enter(json, '{');
-	while (r == 0) {
-		r = stfs_json_next(json, '}', &first);
-		if (r <= 0)
-			break;
-		r = stfs_json_key(json, &raw);
-		if (r == 0)
-			r = stfs_json_plain(json, raw, &reader->scratch, &key);
-		if (r < 0)
-			break;
+	while (r == 0 && (r = stfs_json_member(json, &first, &reader->scratch, &raw, &key)) == 1) {
 		c = stfs_json_peek(json);
 		if (stfs_str_is(key, "total_size") && (c == '-' || (c >= '0' && c <= '9')))
 			r = read_total_size(reader);
@@ -240,16 +215,9 @@ static int no_index(struct reader *reader)
 			    "no index of a sharded model: it needs an object \"weight_map\"");
 }
 
-static int read_member(struct reader *reader)
+/* A member of the outermost object; `key` may be in scratch. */
+static int read_member(struct reader *reader, struct stfs_json_string raw, struct stfs_str key)
 {
-	struct stfs_json_string raw;
-	struct stfs_str key;
-	int r = stfs_json_key(&reader->json, &raw);
-
-	if (r == 0)
-		r = stfs_json_plain(&reader->json, raw, &reader->scratch, &key);
-	if (r < 0)
-		return r;
 	if (stfs_str_is(key, "metadata")) {
 		if (reader->metadata_seen)
 			return say_twice(reader, raw.pos - 1, "metadata");
@@ -264,40 +232,27 @@ static int read_member(struct reader *reader)
 	return stfs_json_peek(&reader->json) == '{' ? read_map(reader) : no_index(reader);
 }
 
-static int read_members(struct reader *reader)
+static int read_members(void *data)
 {
+	struct reader *reader = data;
+	struct stfs_json *json = &reader->json;
+	struct stfs_json_string raw;
+	struct stfs_str key;
 	bool first = true;
 	int r;
 
-	if (stfs_json_peek(&reader->json) != '{')
-		return stfs_json_skip(&reader->json, NULL, NULL);
-	r = stfs_json_enter(&reader->json, '{');
-	while (r == 0) {
-		r = stfs_json_next(&reader->json, '}', &first);
-		if (r <= 0)
-			break;
-		r = read_member(reader);
-	}
+	if (stfs_json_peek(json) != '{')
+		return stfs_json_skip(json, NULL, NULL);
+	r = stfs_json_enter(json, '{');
+	while (r == 0 && (r = stfs_json_member(json, &first, &reader->scratch, &raw, &key)) == 1)
+		r = read_member(reader, raw, key);
 	return r;
 }
 
 static int read_text(struct reader *reader)
 {
-	struct stfs_json *json = &reader->json;
-	size_t bad = stfs_utf8_check(json->text, json->len);
-	int r;
+	int r = stfs_json_text(&reader->json, read_members, reader, reader->err);
 
-	if (bad < json->len)
-		return stfs_err_set(reader->err, -EBADMSG, bad, "not JSON: byte %zu is not UTF-8", bad);
-	r = read_members(reader);
-	if (r == 0) {
-		stfs_json_peek(json);
-		if (json->pos < json->len)
-			r = stfs_json_fail(json, "characters behind the object");
-	}
-	if (r == -EBADMSG && json->error)
-		return stfs_err_set(reader->err, r, json->error_pos, "not JSON: byte %zu: %s",
-				    json->error_pos, json->error);
 	if (r == 0 && !reader->map_seen)
 		return no_index(reader);
 	if (r == 0 && reader->index->count == 0)

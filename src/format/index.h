@@ -85,16 +85,17 @@ struct stfs_index_changes {
 };
 
 /*
- * Appends to `out` the index `text` with `changes` made. All else stays as it is, byte for byte: other
- * members, their order, the layout of lines. weight_map is written in the style of its first members. If
- * its names are sorted (as transformers leaves them), they stay so; else a renamed tensor keeps its place
- * and an added one comes last. An index need not name every tensor of its shards, so removing one that
- * it has not got changes nothing, renaming one adds it, and adding one that is there sets its shard.
+ * Appends to `out` the index `text` with `changes` made. All else stays as it is, byte for byte:
+ * other members, their order, the layout of lines. weight_map is written in the style of its first
+ * members. If its names are sorted (as transformers leaves them), they stay so; else a renamed
+ * tensor keeps its place and an added one comes last. An index need not name every tensor of its
+ * shards, so removing one that it has not got changes nothing, renaming one adds it, and adding one
+ * that is there sets its shard.
  *
- * What is written, stfs_index_read() reads. 0; -EBADMSG when it refuses `text`; -ENOENT when a tensor
- * that the index has not got is renamed without a shard; -EINVAL when it would refuse the result (a name
- * twice or not UTF-8, no file name, no tensor left, too large); -ENOMEM. On failure `out` holds what it
- * held.
+ * What is written, stfs_index_read() reads. 0; -EBADMSG when it refuses `text`; -ENOENT when a
+ * tensor that the index has not got is renamed without a shard; -EINVAL when it would refuse the
+ * result (a name twice or not UTF-8, no file name, no tensor left, too large); -ENOMEM. On failure
+ * `out` holds what it held.
  */
 int stfs_index_write(struct stfs_str text, const struct stfs_index_changes *changes,
 		     struct stfs_buf *out, struct stfs_err *err);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The index's writer: a second pass over the text that copies it and puts something else where it must.
- * The reader has been over it before, and goes over the result.
+ * The index's writer: a second pass over the text that copies it and puts something else where it
+ * must. The reader has been over it before, and goes over the result.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -149,7 +149,9 @@ static void make_comma(struct writer *writer)
 	writer->comma = stfs_str_slice(writer->own_comma, 1 + space.len);
 }
 
-/* The style; `json` is a copy that stands behind the '{'. Nothing fails where the reader has been. */
+/*
+ * The style; `json` is a copy that stands behind the '{'. Nothing fails where the reader has been.
+ */
 static void find_style(struct writer *writer, struct stfs_json json)
 {
 	struct stfs_json_string key, value;
@@ -184,6 +186,13 @@ static void put_member(struct writer *writer, struct stfs_str name, const char *
 	stfs_json_quote(stfs_str_from(file), writer->out);
 }
 
+static void put_next(struct writer *writer)
+{
+	const struct put *put = &writer->puts[writer->put_next++];
+
+	put_member(writer, put->name, put->file);
+}
+
 /* Entry number `entry`, which stands in the source as `source`, or what has become of it. */
 static void put_entry(struct writer *writer, uint32_t entry, struct stfs_str source)
 {
@@ -191,10 +200,8 @@ static void put_entry(struct writer *writer, uint32_t entry, struct stfs_str sou
 	const struct stfs_index_change *change;
 
 	while (writer->sorted && writer->put_next < writer->put_count &&
-	       stfs_str_compare(writer->puts[writer->put_next].name, name) < 0) {
-		put_member(writer, writer->puts[writer->put_next].name, writer->puts[writer->put_next].file);
-		writer->put_next++;
-	}
+	       stfs_str_compare(writer->puts[writer->put_next].name, name) < 0)
+		put_next(writer);
 	if (writer->change_of[entry] == STFS_NO_NUMBER) {
 		put_separator(writer);
 		stfs_buf_add_str(writer->out, source);
@@ -236,8 +243,8 @@ static int write_map(struct writer *writer)
 			  stfs_str_slice(json->text + raw.pos - 1, json->pos - (raw.pos - 1)));
 		writer->copied = json->pos;
 	}
-	for (; writer->put_next < writer->put_count; writer->put_next++)
-		put_member(writer, writer->puts[writer->put_next].name, writer->puts[writer->put_next].file);
+	while (writer->put_next < writer->put_count)
+		put_next(writer);
 	return r;
 }
 
@@ -313,7 +320,8 @@ static int check_written(struct stfs_str text, struct stfs_err *err)
 int stfs_index_write(struct stfs_str text, const struct stfs_index_changes *changes,
 		     struct stfs_buf *out, struct stfs_err *err)
 {
-	struct writer writer = {.json = {.text = text.ptr, .len = text.len}, .out = out, .changes = changes};
+	struct writer writer = {.json = {.text = text.ptr, .len = text.len}, .out = out,
+				.changes = changes};
 	size_t before = out->len;
 	int r = read_copy(text, &writer.index, err);
 

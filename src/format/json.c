@@ -475,6 +475,25 @@ int stfs_json_skip(struct stfs_json *json, const struct stfs_json_visitor *visit
 	return r;
 }
 
+int stfs_json_text(struct stfs_json *json, int (*read)(void *data), void *data, struct stfs_err *err)
+{
+	size_t bad = stfs_utf8_check(json->text, json->len);
+	int r;
+
+	if (bad < json->len)
+		return stfs_err_set(err, -EBADMSG, bad, "not JSON: byte %zu is not UTF-8", bad);
+	r = read(data);
+	if (r == 0) {
+		stfs_json_peek(json);
+		if (json->pos < json->len)
+			r = stfs_json_fail(json, "characters behind the object");
+	}
+	if (r == -EBADMSG && json->error)
+		return stfs_err_set(err, r, json->error_pos, "not JSON: byte %zu: %s", json->error_pos,
+				    json->error);
+	return r;
+}
+
 static bool needs_escape(unsigned char c)
 {
 	return c < 0x20 || c == '"' || c == '\\';

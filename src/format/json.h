@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "base/buf.h"
+#include "base/err.h"
 
 /* serde_json refuses to enter the 128th level (its recursion limit). */
 #define STFS_JSON_MAX_DEPTH 127
@@ -85,8 +86,9 @@ int stfs_json_plain(const struct stfs_json *json, struct stfs_json_string raw, s
 		    struct stfs_str *out);
 
 /*
- * The next member of an object that was entered, as stfs_json_next(): 1 with its key, as it stands in
- * the text and, as by stfs_json_plain(), its characters; pos is behind the colon. 0 at the object's end.
+ * The next member of an object that was entered, as stfs_json_next(): 1 with its key, as it stands
+ * in the text and, as by stfs_json_plain(), its characters; pos is behind the colon. 0 at the
+ * object's end.
  */
 int stfs_json_member(struct stfs_json *json, bool *first, struct stfs_buf *scratch,
 		     struct stfs_json_string *raw, struct stfs_str *key);
@@ -100,6 +102,14 @@ struct stfs_json_visitor {
 
 /* Passes over a value, whatever it is. `visitor` may be NULL. */
 int stfs_json_skip(struct stfs_json *json, const struct stfs_json_visitor *visitor, void *data);
+
+/*
+ * Reads a whole text: checks that it is UTF-8, has `read` read the value (0 or -errno, as the
+ * functions above), and sees that nothing stands behind it. Where the text breaks a rule of JSON:
+ * -EBADMSG with `err` (may be NULL) saying which and where; else the result of `read`, who fills
+ * `err` itself.
+ */
+int stfs_json_text(struct stfs_json *json, int (*read)(void *data), void *data, struct stfs_err *err);
 
 /*
  * Appends `text` (valid UTF-8, any characters) as a JSON string, quotes included, with no escapes

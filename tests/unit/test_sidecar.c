@@ -184,10 +184,158 @@ START_TEST(out_of_memory)
 }
 END_TEST
 
+/* ---- Reading ---- */
+
+static const struct {
+	struct stfs_str text;
+	enum stfs_dtype dtype;
+	uint64_t dims[3];
+	size_t rank;
+	uint64_t data_len;
+	struct stfs_str name; /* a NULL ptr: none */
+} read_cases[] = {
+	{LIT("{\"dtype\":\"BF16\",\"shape\":[2,3],\"descr\":\"<V2\",\"ml_dtype\":\"bfloat16\"}\n"),
+	 STFS_BF16, {2, 3}, 2, 12, {NULL, 0}},
+	{LIT("{\"shape\":[],\"dtype\":\"F32\"}"), STFS_F32, {0}, 0, 4, {NULL, 0}},
+	{LIT(" {\n \"shape\" : [ 0 , 18446744073709551615 ] ,\r\n\t\"dtype\":\"F64\" } "), STFS_F64,
+	 {0, UINT64_MAX}, 2, 0, {NULL, 0}},
+	{LIT("{\"dtype\":\"F4\",\"shape\":[3,2]}"), STFS_F4, {3, 2}, 2, 3, {NULL, 0}},
+	{LIT("{\"dtype\":\"U8\",\"shape\":[1],\"name\":\"a\\\"\\u0000/\\u00e9\"}"), STFS_U8, {1}, 1, 1, LIT("a\"\0/é")},
+	{LIT("{\"dtype\":\"U8\",\"shape\":[1],\"name\":\"\"}"), STFS_U8, {1}, 1, 1, LIT("")},
+	/* Escapes; what does not count, however it is written. */
+	{LIT("{\"d\\u0074ype\":\"\\u00558\",\"shape\":[7]}"), STFS_U8, {7}, 1, 7, {NULL, 0}},
+	{LIT("{\"x\":{\"dtype\":1,\"y\":[{}]},\"descr\":null,\"descr\":3,\"shape\":[7],\"dtype\":\"U8\",\"\":false}"),
+	 STFS_U8, {7}, 1, 7, {NULL, 0}},
+};
+
+START_TEST(reads)
+{
+	struct stfs_err err = STFS_ERR_INIT;
+	struct stfs_sidecar sidecar;
+
+	ck_assert_msg(stfs_sidecar_read(read_cases[_i].text, &sidecar, &err) == 0, "%s", err.message);
+	ck_assert_int_eq(sidecar.dtype, read_cases[_i].dtype);
+	ck_assert_uint_eq(sidecar.shape.rank, read_cases[_i].rank);
+	for (size_t i = 0; i < sidecar.shape.rank; i++)
+		ck_assert_uint_eq(sidecar.shape.dims[i], read_cases[_i].dims[i]);
+	ck_assert_uint_eq(sidecar.data_len, read_cases[_i].data_len);
+	ck_assert_int_eq(sidecar.has_name, read_cases[_i].name.ptr != NULL);
+	stfs_check_str_eq(stfs_buf_str(&sidecar.name), read_cases[_i].name, "name");
+	stfs_sidecar_free(&sidecar);
+}
+END_TEST
+
+static const struct {
+	struct stfs_str text;
+	const char *says;
+} bad_cases[] = {
+	{{NULL, 0}, "byte 0: expected an object; write {\"dtype\""},
+	{LIT("{"), "not JSON: byte 1: "},
+	{LIT("[]"), "expected an object"},
+	{LIT("null"), "expected an object"},
+	{LIT("{}"), "\"dtype\" is missing; write {\"dtype\""},
+	{LIT("{\"dtype\":\"F32\"}"), "\"shape\" is missing"},
+	{LIT("{\"shape\":[1]}"), "\"dtype\" is missing"},
+	{LIT("{\"dtype\":\"F32\",\"shape\":[1]} x"), "not JSON: byte 28: "},
+	{LIT("{\"dtype\":\"F32\",\"shape\":[1]}\0"), "not JSON"},
+	{LIT("{\"dtype\":\"F32\",\"shape\":[1,]}"), "not JSON: byte 26: trailing comma"},
+	{LIT("{\"dtype\":\"\xff\"}"), "byte 10 is not UTF-8"},
+	{LIT("{'dtype':'F32'}"), "not JSON"},
+	{LIT("{\"dtype\":32,\"shape\":[1]}"), "byte 9: \"dtype\" must be a string"},
+	{LIT("{\"dtype\":null,\"shape\":[1]}"), "must be a string"},
+	{LIT("{\"dtype\":\"float32\",\"shape\":[1]}"), "byte 9: \"float32\" is none"},
+	{LIT("{\"dtype\":\"f32\",\"shape\":[1]}"), "is none"},
+	{LIT("{\"dtype\":\"F32\\u0000\",\"shape\":[1]}"), "is none"},
+	{LIT("{\"dtype\":\"F32\",\"shape\":1}"), "byte 23: \"shape\" must be an array"},
+	{LIT("{\"dtype\":\"F32\",\"shape\":\"[1]\"}"), "must be an array"},
+	{LIT("{\"dtype\":\"F32\",\"shape\":[-1]}"), "byte 24: a dimension"},
+	{LIT("{\"dtype\":\"F32\",\"shape\":[ 2.0]}"), "byte 25: a dimension"},
+	{LIT("{\"dtype\":\"F32\",\"shape\":[\"2\"]}"), "a dimension"},
+	{LIT("{\"dtype\":\"F32\",\"shape\":[[2]]}"), "a dimension"},
+	{LIT("{\"dtype\":\"F32\",\"shape\":[18446744073709551616]}"), "a dimension"},
+	{LIT("{\"dtype\":\"F32\",\"shape\":[18446744073709551615,2]}"), "byte 45: the shape has more"},
+	{LIT("{\"dtype\":\"F32\",\"shape\":[4611686018427387904]}"), "2^64 - 1 bits"},
+	{LIT("{\"dtype\":\"F4\",\"shape\":[3]}"), "4 bits"},
+	{LIT("{\"dtype\":\"F6_E2M3\",\"shape\":[2]}"), "6 bits"},
+	{LIT("{\"dtype\":\"F32\",\"shape\":[1],\"dtype\":\"F32\"}"), "byte 27: \"dtype\" stands twice"},
+	{LIT("{\"dtype\":\"F32\",\"shape\":[1],\"sh\\u0061pe\":[1]}"), "\"shape\" stands twice"},
+	{LIT("{\"name\":\"a\",\"name\":\"a\"}"), "\"name\" stands twice"},
+	{LIT("{\"name\":null}"), "\"name\" must be a string"},
+};
+
+START_TEST(refuses)
+{
+	struct stfs_err err = STFS_ERR_INIT;
+	struct stfs_sidecar sidecar;
+
+	ck_assert_int_eq(stfs_sidecar_read(bad_cases[_i].text, &sidecar, &err), -EBADMSG);
+	ck_assert_int_eq(err.code, -EBADMSG);
+	ck_assert_msg(strstr(err.message, bad_cases[_i].says), "%s", err.message);
+	ck_assert_ptr_null(sidecar.shape.dims);
+	ck_assert_ptr_null(sidecar.name.data);
+}
+END_TEST
+
+/* The deepest and the longest that a person could send. */
+START_TEST(bounds_its_work)
+{
+	STFS_AUTO_BUF struct stfs_buf text = STFS_BUF_INIT;
+	struct stfs_err err = STFS_ERR_INIT;
+	struct stfs_sidecar sidecar;
+
+	stfs_buf_puts(&text, "{\"dtype\":\"F32\",\"shape\":[1");
+	while (text.len < STFS_SIDECAR_MAX - 3)
+		stfs_buf_puts(&text, ",1");
+	stfs_buf_puts(&text, "]}");
+	ck_assert_int_eq(stfs_sidecar_read(stfs_buf_str(&text), &sidecar, &err), 0);
+	ck_assert_uint_gt(sidecar.shape.rank, 500000);
+	stfs_sidecar_free(&sidecar);
+	stfs_buf_fill(&text, ' ', STFS_SIDECAR_MAX + 1 - text.len);
+	ck_assert_int_eq(stfs_sidecar_read(stfs_buf_str(&text), &sidecar, &err), -EBADMSG);
+	stfs_buf_clear(&text);
+	stfs_buf_puts(&text, "{\"x\":");
+	stfs_buf_fill(&text, '[', 100000);
+	ck_assert_int_eq(stfs_sidecar_read(stfs_buf_str(&text), &sidecar, &err), -EBADMSG);
+	ck_assert_msg(strstr(err.message, "127 levels"), "%s", err.message);
+}
+END_TEST
+
+START_TEST(reads_what_is_written)
+{
+	uint64_t state = stfs_check_seed();
+
+	for (int round = 0; round < 2000; round++) {
+		STFS_AUTO_BUF struct stfs_buf out = STFS_BUF_INIT;
+		enum stfs_dtype dtype = (enum stfs_dtype)stfs_check_below(&state, STFS_DTYPE_COUNT);
+		size_t rank = stfs_check_below(&state, 6);
+		char name[8];
+		struct stfs_str long_name = {stfs_check_below(&state, 2) ? name : NULL, 0};
+		struct stfs_sidecar sidecar;
+		uint64_t dims[6];
+
+		for (size_t i = 0; i < rank; i++)
+			dims[i] = 4 * stfs_check_below(&state, 100);
+		if (!rank)
+			dims[rank++] = 4;
+		for (; long_name.ptr && long_name.len < stfs_check_below(&state, 8); long_name.len++)
+			name[long_name.len] = (char)stfs_check_below(&state, 128);
+		ck_assert_int_eq(stfs_sidecar_write(dtype, dims, rank, long_name, &out), 0);
+		ck_assert_int_eq(stfs_sidecar_read(stfs_buf_str(&out), &sidecar, NULL), 0);
+		ck_assert_int_eq(sidecar.dtype, dtype);
+		ck_assert_uint_eq(sidecar.shape.rank, rank);
+		ck_assert(memcmp(sidecar.shape.dims, dims, rank * sizeof(*dims)) == 0);
+		ck_assert_int_eq(sidecar.has_name, long_name.ptr != NULL);
+		stfs_check_str_eq(stfs_buf_str(&sidecar.name), long_name, "name");
+		stfs_sidecar_free(&sidecar);
+	}
+}
+END_TEST
+
 static Suite *sidecar_suite(void)
 {
 	Suite *suite = suite_create("sidecar");
 	TCase *quote = tcase_create("quote"), *sidecar = tcase_create("sidecar");
+	TCase *reading = tcase_create("reading");
 
 	tcase_add_loop_test(quote, quote_table, 0, STFS_CHECK_COUNT(quote_cases));
 	tcase_set_timeout(quote, 60);
@@ -197,6 +345,11 @@ static Suite *sidecar_suite(void)
 	tcase_add_loop_test(sidecar, shapes_and_names, 0, STFS_CHECK_COUNT(shape_cases));
 	tcase_add_test(sidecar, out_of_memory);
 	suite_add_tcase(suite, sidecar);
+	tcase_add_loop_test(reading, reads, 0, STFS_CHECK_COUNT(read_cases));
+	tcase_add_loop_test(reading, refuses, 0, STFS_CHECK_COUNT(bad_cases));
+	tcase_add_test(reading, bounds_its_work);
+	tcase_add_test(reading, reads_what_is_written);
+	suite_add_tcase(suite, reading);
 	return suite;
 }
 
