@@ -10,6 +10,7 @@
 #include "base/cleanup.h"
 #include "base/io.h"
 #include "base/natural.h"
+#include "commit/commit.h"
 #include "store/model_internal.h"
 
 #define STFS_BUSY_TEXT "%s: is mounted, or another command is changing it; try again when that is over"
@@ -244,7 +245,14 @@ static int open_parts(struct stfs_model *model, const char *path, unsigned flags
 		if (!(flags & (STFS_OPEN_LOCK | STFS_OPEN_WRITE)) && model->index_fd >= 0)
 			close(stfs_steal_fd(&model->index_fd));
 	}
-	return r < 0 ? r : open_shards(model, flags, given, count, err);
+	if (r == 0)
+		r = open_shards(model, flags, given, count, err);
+	/* Between two of its files being changed nobody may read them as one model. */
+	if (r == 0 && model->resolved.is_index && !(flags & STFS_OPEN_WRITE) &&
+	    stfs_commit_interrupted(model->resolved.folder_fd, model->resolved.name) > 0)
+		r = stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: a commit is under way, or was interrupted: "
+				 "`stfs recover` finishes it", model->resolved.path);
+	return r;
 }
 
 static int open_model(struct stfs_model *model, const char *path, unsigned flags,
