@@ -98,7 +98,7 @@ def sft_command(sft, what, model):
     out = str(model) + ".sft"
     return {
         "delete": [sft, "strip", model, f"--exclude={VICTIM}", "-o", out],
-        "rename": [sft, "rename", model, "--sub", re.escape(VICTIM), "renamed", "-o", out],
+        "rename": [sft, "rename", model, "--sub", re.escape(VICTIM), "--sub", "renamed", "-o", out],
         "metadata": [sft, "metadata", model, "--set", "format=pt", "-o", out],
     }.get(what)
 
