@@ -67,6 +67,9 @@ struct stfs_layout_problem {
 	uint64_t header_need;
 	/* Header text when every item stays where it is; UINT64_MAX when that is not possible. */
 	uint64_t header_same;
+	/* Every item shall be aligned, not only those that were, and the header keeps no reserve: less
+	 * than a block of it (block 0: a page) where data stays, none where all is written anew. */
+	bool compact;
 };
 
 enum stfs_step_kind {
