@@ -10,6 +10,8 @@
 /* Items on each side of a gap that may have to move with it. */
 #define WINDOW_MOST 512
 #define WINDOW_SLOTS 2048
+/* Neighbours of a gap that may be moved so that larger fillers have room in it. */
+#define WIDER_MOST 3
 
 int stfs_target_open(struct stfs_target *t, size_t count)
 {
@@ -185,30 +187,75 @@ static void take_fillers(struct chooser *c, const uint32_t *chosen, int count)
 	}
 }
 
+/* A way to close a gap: run[keep ..) and `skip` of the rest move along, then fillers go in. */
+struct closing {
+	uint64_t cost; /* bytes beyond those that move anyway; UINT64_MAX: none found */
+	uint32_t keep, skip;
+	int count;
+	uint32_t chosen[STFS_FILLERS_MOST];
+};
+
+/* Fillers for the gap when it is made wider by some of its neighbours, if that is cheaper. */
+static void fill_wider(struct chooser *c, uint32_t next, uint32_t left, uint32_t right, struct closing *best)
+{
+	struct closing way = {.keep = c->t->run_count - left, .skip = right};
+	uint64_t start, extra = 0;
+
+	if (left >= c->t->run_count || right >= c->rest_count - next)
+		return;
+	for (uint32_t k = way.keep; k < c->t->run_count; k++)
+		way.cost += stfs_kept(c->view, c->t->run[k])->size;
+	for (uint32_t j = next; j < next + right; j++)
+		way.cost += stfs_kept(c->view, c->rest[j])->size;
+	if (way.cost >= best->cost)
+		return;
+	start = run_end(c, way.keep - 1);
+	way.count = stfs_pool_fill(&c->pool, stfs_kept(c->view, c->rest[next + right])->old - start, start,
+				   way.chosen, &extra);
+	way.cost += extra;
+	if (way.count >= 0 && way.cost < best->cost)
+		*best = way;
+}
+
+/* The cheapest way below `limit`: fillers, a window, fillers in a wider gap. */
+static void find_closing(struct chooser *c, uint32_t next, uint64_t limit, struct closing *best)
+{
+	uint32_t keep = 0, skip = 0;
+	uint64_t window;
+
+	best->cost = limit;
+	best->count = -1;
+	fill_wider(c, next, 0, 0, best);
+	if (!c->view->block || best->cost == 0)
+		return;
+	window = find_window(c, next, best->cost, &keep, &skip);
+	if (window < best->cost)
+		*best = (struct closing){.cost = window, .keep = keep, .skip = skip};
+	for (uint32_t left = 0; left <= WIDER_MOST; left++)
+		for (uint32_t right = left == 0; left + right <= WIDER_MOST; right++)
+			fill_wider(c, next, left, right, best);
+}
+
 /* Lets rest[*next] follow the run, or what is left of either: 0 or -ENOENT. */
 static int close_gap(struct chooser *c, uint32_t *next)
 {
-	uint64_t start = run_end(c, c->t->run_count - 1), extra = 0, window = UINT64_MAX, limit;
-	uint64_t gap = stfs_kept(c->view, c->rest[*next])->old - start;
-	uint32_t chosen[STFS_FILLERS_MOST], keep = 0, skip = 0;
-	int count = 0;
+	uint64_t gap = stfs_kept(c->view, c->rest[*next])->old - run_end(c, c->t->run_count - 1);
+	struct closing way;
+	uint64_t spent;
 
 	if (is_blocks(c, gap))
 		return 0;
-	count = stfs_pool_fill(&c->pool, gap, start, chosen, &extra);
-	limit = count >= 0 ? extra : c->limit > c->spent ? c->limit - c->spent : 0;
-	if (c->view->block && limit)
-		window = find_window(c, *next, limit, &keep, &skip);
-	if (window != UINT64_MAX) {
-		move_window(c, *next, keep, skip);
-		*next += skip;
-		return 0;
-	}
-	if (count < 0)
+	if (c->spent >= c->limit)
 		return -ENOENT;
-	take_fillers(c, chosen, count);
-	c->spent += extra;
-	return c->spent < c->limit ? 0 : -ENOENT;
+	find_closing(c, *next, c->limit - c->spent, &way);
+	if (way.cost >= c->limit - c->spent)
+		return -ENOENT;
+	spent = c->spent + way.cost;
+	move_window(c, *next, way.keep, way.skip);
+	take_fillers(c, way.chosen, way.count);
+	c->spent = spent;
+	*next += way.skip;
+	return 0;
 }
 
 static int build_run(struct chooser *c)

@@ -2,6 +2,7 @@
 /* Which choices are looked at: runs by their ends, windows that bring fillers, a tidier tail. */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/arith.h"
 #include "layout/internal.h"
@@ -9,7 +10,8 @@
 /* Choices of the run's beginning beyond the first: few holes stand at the very front. */
 #define FIRST_CHOICES 12
 /* Windows of odd items that are tried as a source of fillers. */
-#define WINDOWS_MOST 24
+#define WINDOWS_MOST 32
+#define WINDOWS_SAME 3
 #define WINDOW_SLOTS 65536
 /* An edit may spend this share of itself on leaving the small odd items last. */
 #define TIDY_SHARE 32
@@ -95,23 +97,27 @@ static int search_ends(struct search *s)
 /* ---- Windows ---- */
 
 struct window {
-	uint64_t bytes;
+	uint64_t bytes, residue; /* residue: what its first item can fill */
 	uint32_t from, to;
 };
 
-/* Keeps the cheapest windows, by bytes. */
+/* Keeps the cheapest windows, by bytes; few for one residue, so that the rare ones are tried, too. */
 static void keep_window(struct window *windows, uint32_t *count, struct window w)
 {
-	uint32_t at = *count;
+	uint32_t at = 0, same = 0, drop = *count < WINDOWS_MOST ? *count : WINDOWS_MOST - 1;
 
-	if (*count == WINDOWS_MOST && windows[*count - 1].bytes <= w.bytes)
+	for (; at < *count && windows[at].bytes <= w.bytes; at++)
+		same += windows[at].residue == w.residue;
+	if (at == WINDOWS_MOST || same >= WINDOWS_SAME)
 		return;
-	if (*count < WINDOWS_MOST)
+	for (uint32_t i = at; i < *count; i++) {
+		same += windows[i].residue == w.residue;
+		if (same == WINDOWS_SAME && windows[i].residue == w.residue)
+			drop = i;
+	}
+	if (drop == *count)
 		++*count;
-	else
-		at--;
-	for (; at > 0 && windows[at - 1].bytes > w.bytes; at--)
-		windows[at] = windows[at - 1];
+	memmove(windows + at + 1, windows + at, (drop - at) * sizeof(*windows));
 	windows[at] = w;
 }
 
@@ -133,7 +139,8 @@ static uint32_t find_windows(const struct stfs_layout_view *view, uint32_t *slot
 		if (item->size % view->block && to != UINT32_MAX &&
 		    (stfs_kept(view, to)->old - item->old) % view->block == 0)
 			keep_window(windows, &count,
-				    (struct window){view->bytes_before[to] - view->bytes_before[k], k, to});
+				    (struct window){view->bytes_before[to] - view->bytes_before[k],
+						    item->size % view->block, k, to});
 		*slot = k;
 	}
 	return count;
@@ -186,13 +193,14 @@ static int tidy_tail(struct search *s)
 	edited = view->added_bytes + view->problem->file.length - view->problem->file.data_start -
 		 view->bytes_before[view->kept_count];
 	allowed = edited / TIDY_SHARE;
-	while (choice.last > choice.first) {
-		const struct stfs_layout_item *item = stfs_kept(view, choice.last - 1);
+	for (uint32_t last = choice.last; last > choice.first; last--) {
+		const struct stfs_layout_item *item = stfs_kept(view, last - 1);
 
-		if ((item->size && item->size % block == 0) || bytes + item->size > allowed)
-			break;
 		bytes += item->size;
-		choice.last--;
+		if (bytes > allowed)
+			break;
+		if (item->size % block)
+			choice.last = last - 1;
 	}
 	if (choice.last == s->best.choice.last || choice.last == choice.first)
 		return 0;
