@@ -99,7 +99,7 @@ static void split_items(struct chooser *c)
 	}
 	for (uint32_t i = 0; i < view->added_count; i++)
 		add_mover(c, view->added[i]);
-	*c->work += view->kept_count + view->added_count;
+	*c->work += 4 * ((uint64_t)view->kept_count + view->added_count);
 }
 
 /* ---- Windows: what has to move with a gap that nobody can fill ---- */

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "layout/layout.h"
 
@@ -178,6 +179,61 @@ static int edit_once(struct run *run)
 	return 0;
 }
 
+/* ---- One large edit ---- */
+
+#define BATCH_TENSORS 100000
+
+/* Sizes of 100,000 tensors: multiples of `grain`, most below 16 KiB. */
+static uint64_t batch_size(struct run *run, uint64_t grain)
+{
+	return grain * (1 + below(run, (below(run, 8) ? 16384 : 1048576) / grain));
+}
+
+/* Of 100,000 tensors `changed` are deleted all over the file, and as many added. */
+static int batch(struct run *run, size_t changed, uint64_t grain)
+{
+	struct stfs_layout_item *items = calloc(BATCH_TENSORS + changed, sizeof(*items));
+	struct stfs_layout_problem problem = {.file = run->abilities, .header_same = UINT64_MAX};
+	uint64_t at = (uint64_t)BATCH_TENSORS * 100 / 8 * 8;
+	struct timespec from, to;
+	struct stfs_plan plan;
+	int r;
+
+	problem.items = items;
+	problem.header_need = problem.file.data_start = at;
+	for (size_t i = 0; items && i < BATCH_TENSORS; i++) {
+		uint64_t size = batch_size(run, grain);
+
+		if (below(run, BATCH_TENSORS) >= changed)
+			items[problem.count++] = (struct stfs_layout_item){at, size, 2};
+		at += size;
+	}
+	for (size_t i = 0; items && i < changed; i++)
+		items[problem.count++] = (struct stfs_layout_item){STFS_LAYOUT_NEW, batch_size(run, grain), 2};
+	problem.file.length = at;
+	clock_gettime(CLOCK_MONOTONIC, &from);
+	r = items ? stfs_layout_plan(&problem, &plan) : -1;
+	clock_gettime(CLOCK_MONOTONIC, &to);
+	if (r == 0) {
+		printf("grain %4" PRIu64 ": %.3f s, %zu steps, %.1f MB of %.1f MB written\n", grain,
+		       (double)(to.tv_sec - from.tv_sec) + (double)(to.tv_nsec - from.tv_nsec) / 1e9, plan.count,
+		       (double)bytes_of(&plan) / 1e6, (double)at / 1e6);
+		stfs_plan_free(&plan);
+	}
+	free(items);
+	return r;
+}
+
+static int batches(struct run *run, size_t changed)
+{
+	static const uint64_t grains[] = {2, 128, 512, 4096};
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < sizeof(grains) / sizeof(grains[0]); i++)
+		r = batch(run, changed, grains[i]);
+	return r == 0 ? 0 : 1;
+}
+
 static void show(const struct run *run)
 {
 	double edited = 0, written = 0;
@@ -202,9 +258,10 @@ int main(int argc, char **argv)
 						{"clone", no_argument, NULL, 'c'},
 						{"seed", required_argument, NULL, 's'},
 						{"edits", required_argument, NULL, 'e'},
-						{"each", no_argument, NULL, 'v'}, {0}};
+						{"each", no_argument, NULL, 'v'},
+						{"batch", required_argument, NULL, 'b'}, {0}};
 	struct run run = {.random = 7919};
-	unsigned long edits = 200;
+	unsigned long edits = 200, changed = 0;
 	int c, r;
 
 	run.abilities = (struct stfs_layout_file){.block = 4096, .can_shift = true, .room = UINT64_MAX};
@@ -215,9 +272,12 @@ int main(int argc, char **argv)
 		case 's': run.random = 7919 * strtoul(optarg, NULL, 10) + 1; break;
 		case 'e': edits = strtoul(optarg, NULL, 10); break;
 		case 'v': run.each = true; break;
+		case 'b': changed = strtoul(optarg, NULL, 10); break;
 		default: return 64;
 		}
 	}
+	if (changed)
+		return batches(&run, changed);
 	r = read_model(&run.first);
 	run.model = run.first;
 	for (unsigned long i = 0; r == 0 && i < edits; i++)
