@@ -318,6 +318,8 @@ static void pay_shift(const struct chooser *c, uint64_t at, uint64_t behind)
 	struct stfs_plan_cost *cost = &c->t->cost;
 
 	cost->moved += at % c->view->block ? c->view->block / 2 : 0; /* the edge that is copied */
+	if (c->view->problem->file.can_clone)
+		behind = 0; /* a rebuild shares each block once, however many holes there are */
 	cost->shifted += behind;
 	cost->total += STFS_SHIFT_CALL_COST;
 }
@@ -356,7 +358,7 @@ static int finish_cost(const struct chooser *c)
 	t->cost.written = c->view->added_bytes;
 	t->cost.moved = moved - c->view->added_bytes;
 	pay_gaps(c);
-	in_place = in_place && t->cost.shifted == 0;
+	in_place = in_place && t->cost.total == 0;
 	if (end != file->length) {
 		in_place = false;
 		if (t->tail_bytes && c->view->block)

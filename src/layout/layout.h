@@ -97,7 +97,7 @@ enum stfs_plan_kind {
 struct stfs_plan_cost {
 	uint64_t written; /* bytes of new items, as often as they are written */
 	uint64_t moved;   /* bytes of kept items that are copied, edges of shifts among them */
-	uint64_t shifted; /* bytes behind block shifts: their extents change, no data is written */
+	uint64_t shifted; /* bytes behind block shifts, and shared ones: only their extents change */
 	uint64_t space;   /* bytes that must be allocated for a while */
 	uint64_t total;   /* what plans are compared by */
 };

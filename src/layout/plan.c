@@ -112,8 +112,8 @@ void stfs_plan_reckon(const struct stfs_layout_view *view, struct stfs_plan *pla
 			cost->written += s->len;
 		} else if (s->kind == STFS_STEP_COPY) {
 			cost->moved += s->len;
-		} else if (s->kind == STFS_STEP_COLLAPSE || s->kind == STFS_STEP_INSERT) {
-			cost->shifted += now - s->to;
+		} else if (s->kind != STFS_STEP_TRUNCATE) {
+			cost->shifted += s->kind == STFS_STEP_CLONE ? s->len : now - s->to;
 			calls++;
 		}
 		now = length_after(s, now);
@@ -128,36 +128,29 @@ void stfs_plan_reckon(const struct stfs_layout_view *view, struct stfs_plan *pla
 }
 
 /* The plan of a target that has a fixed run: on the file, on a clone, or of shared pieces. */
-static int plan_target(const struct stfs_layout_view *view, const struct stfs_target *target,
-		       struct stfs_plan *plan)
-{
-	const struct stfs_layout_file *file = &view->problem->file;
-	int r = stfs_steps_in_place(view, target, plan);
-
-	plan->kind = STFS_PLAN_IN_PLACE;
-	if (r < 0 || !hurts_readers(plan))
-		return r;
-	if (file->can_clone && (file->can_shift || !has_shift(plan))) {
-		plan->kind = STFS_PLAN_CLONE; /* the old file stays whole until the new one stands */
-		return 0;
-	}
-	if (!file->can_clone && !file->replace_only)
-		return 0;
-	stfs_plan_free(plan);
-	if (!file->can_clone)
-		return -ENOENT;
-	plan->kind = STFS_PLAN_REBUILD;
-	return stfs_steps_rebuild(view, target, plan);
-}
-
-/* As plan_target(); with what it costs. */
 static int plan_best(const struct stfs_layout_view *view, const struct stfs_target *target,
 		     struct stfs_plan *plan)
 {
-	int r = target->run ? plan_target(view, target, plan) : -ENOENT;
+	const struct stfs_layout_file *file = &view->problem->file;
+	struct stfs_plan pieces = {.kind = STFS_PLAN_REBUILD};
+	int r = target->run ? stfs_steps_in_place(view, target, plan) : -ENOENT;
 
+	plan->kind = STFS_PLAN_IN_PLACE;
+	if (r == 0 && hurts_readers(plan) && file->can_clone)
+		plan->kind = STFS_PLAN_CLONE; /* the old file stays whole until the new one stands */
 	if (r == 0)
 		stfs_plan_reckon(view, plan);
+	if (r < 0 || plan->kind == STFS_PLAN_IN_PLACE)
+		return r == 0 && file->replace_only && hurts_readers(plan) ? -ENOENT : r;
+	r = stfs_steps_rebuild(view, target, &pieces);
+	if (r == 0)
+		stfs_plan_reckon(view, &pieces);
+	if (r == 0 && ((!file->can_shift && has_shift(plan)) || pieces.cost.total < plan->cost.total)) {
+		stfs_plan_free(plan);
+		*plan = pieces;
+	} else {
+		stfs_plan_free(&pieces);
+	}
 	return r;
 }
 
