@@ -136,7 +136,8 @@ static void note_right(struct chooser *c, uint32_t next, uint64_t limit)
  * run[*keep ..) and *skip items of the rest, that has to move with it so that what is left lies whole
  * blocks apart. Its bytes, or UINT64_MAX when that is `limit` or more.
  */
-static uint64_t find_window(struct chooser *c, uint32_t next, uint64_t limit, uint32_t *keep, uint32_t *skip)
+static uint64_t find_window(struct chooser *c, uint32_t next, uint64_t limit, uint32_t *keep,
+			    uint32_t *skip)
 {
 	const struct stfs_target *t = c->t;
 	uint64_t best = limit, left = 0;
@@ -196,10 +197,11 @@ struct closing {
 };
 
 /* Fillers for the gap when it is made wider by some of its neighbours, if that is cheaper. */
-static void fill_wider(struct chooser *c, uint32_t next, uint32_t left, uint32_t right, struct closing *best)
+static void fill_wider(struct chooser *c, uint32_t next, uint32_t left, uint32_t right,
+		       struct closing *best)
 {
 	struct closing way = {.keep = c->t->run_count - left, .skip = right};
-	uint64_t start, extra = 0;
+	uint64_t start, gap, extra = 0;
 
 	if (left >= c->t->run_count || right >= c->rest_count - next)
 		return;
@@ -210,8 +212,8 @@ static void fill_wider(struct chooser *c, uint32_t next, uint32_t left, uint32_t
 	if (way.cost >= best->cost)
 		return;
 	start = run_end(c, way.keep - 1);
-	way.count = stfs_pool_fill(&c->pool, stfs_kept(c->view, c->rest[next + right])->old - start, start,
-				   way.chosen, &extra);
+	gap = stfs_kept(c->view, c->rest[next + right])->old - start;
+	way.count = stfs_pool_fill(&c->pool, gap, start, way.chosen, &extra);
 	way.cost += extra;
 	if (way.count >= 0 && way.cost < best->cost)
 		*best = way;
@@ -301,6 +303,7 @@ static void mark_twice(struct chooser *c)
 static int fill_tail(struct chooser *c)
 {
 	struct stfs_target *t = c->t;
+	uint64_t start = run_end(c, t->run_count - 1);
 
 	for (uint32_t i = 0; i < c->mover_count; i++) {
 		if (stfs_pool_is_taken(&c->pool, c->movers[i]))
@@ -308,7 +311,7 @@ static int fill_tail(struct chooser *c)
 		t->tail[t->tail_count++] = c->movers[i];
 		t->tail_bytes += c->view->items[c->movers[i]].size;
 	}
-	return stfs_order_aligned(c->view, t->tail, t->tail_count, run_end(c, t->run_count - 1)) ? 0 : -ENOENT;
+	return stfs_order_aligned(c->view, t->tail, t->tail_count, start) ? 0 : -ENOENT;
 }
 
 /* ---- Cost ---- */

@@ -84,7 +84,8 @@ static void add_odd(struct stfs_pool *pool, uint32_t number)
 		return;
 	if (pool->odd_count < ODD_MOST)
 		pool->odd_count++;
-	memmove(pool->odd + from + 1, pool->odd + from, (pool->odd_count - 1 - from) * sizeof(*pool->odd));
+	memmove(pool->odd + from + 1, pool->odd + from,
+		(pool->odd_count - 1 - from) * sizeof(*pool->odd));
 	pool->odd[from] = number;
 }
 
@@ -197,7 +198,8 @@ static uint64_t best_set(struct stfs_pool *pool, const uint32_t *list, uint32_t 
 {
 	uint64_t block = pool->view->block, found = 0;
 	uint32_t residues = (uint32_t)(block / unit), wanted = (uint32_t)(gap % block / unit);
-	struct cell *now = malloc(residues * sizeof(*now)), *before = malloc(residues * sizeof(*before));
+	struct cell *now = malloc(residues * sizeof(*now));
+	struct cell *before = malloc(residues * sizeof(*before));
 
 	if (now && before) {
 		for (uint32_t r = 0; r < residues; r++)
@@ -241,7 +243,8 @@ static int several(struct stfs_pool *pool, uint64_t gap, uint64_t start, uint32_
 	return filled && stfs_order_aligned(pool->view, chosen, filled, start) ? (int)filled : -1;
 }
 
-int stfs_pool_fill(struct stfs_pool *pool, uint64_t gap, uint64_t start, uint32_t *chosen, uint64_t *extra)
+int stfs_pool_fill(struct stfs_pool *pool, uint64_t gap, uint64_t start, uint32_t *chosen,
+		   uint64_t *extra)
 {
 	uint64_t paid = UINT64_MAX, sum = 0;
 	uint32_t one = single(pool, gap, start, &paid);

@@ -97,7 +97,8 @@ void stfs_pool_release(struct stfs_pool *pool, uint32_t number);
  * STFS_FILLERS_MOST, as they shall lie; *extra gets what they cost beyond a move that is due anyway.
  * The number of them, or -1.
  */
-int stfs_pool_fill(struct stfs_pool *pool, uint64_t gap, uint64_t start, uint32_t *chosen, uint64_t *extra);
+int stfs_pool_fill(struct stfs_pool *pool, uint64_t gap, uint64_t start, uint32_t *chosen,
+		   uint64_t *extra);
 
 /* ---- choice.c: one choice and what it comes to ---- */
 

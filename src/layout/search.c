@@ -126,7 +126,8 @@ static void keep_window(struct window *windows, uint32_t *count, struct window w
  * they can be taken out for their bytes, and then fill gaps elsewhere. Each odd item begins one; of
  * two with the same sizes inside, the later is enough. Their number.
  */
-static uint32_t find_windows(const struct stfs_layout_view *view, uint32_t *slots, struct window *windows)
+static uint32_t find_windows(const struct stfs_layout_view *view, uint32_t *slots,
+			     struct window *windows)
 {
 	uint32_t count = 0, end = view->kept_count;
 
@@ -204,7 +205,8 @@ static int tidy_tail(struct search *s)
 	}
 	if (choice.last == s->best.choice.last || choice.last == choice.first)
 		return 0;
-	return try_choice(s, choice, stfs_min_u64(s->limit + allowed + 2 * STFS_SHIFT_CALL_COST, s->rewrite));
+	allowed += 2 * STFS_SHIFT_CALL_COST;
+	return try_choice(s, choice, stfs_min_u64(s->limit + allowed, s->rewrite));
 }
 
 int stfs_search(const struct stfs_layout_view *view, uint64_t limit, struct stfs_target *best)

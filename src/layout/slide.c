@@ -147,8 +147,8 @@ static void slide_all(struct slide *s)
 /* Without bouncing if that takes few steps, else with what is free: -ENOENT when neither does. */
 static int choose_bounce(struct slide *s)
 {
-	uint64_t room = s->view->problem->file.room, used = s->top - s->view->problem->file.length, piece;
-	uint64_t steps;
+	const struct stfs_layout_file *file = &s->view->problem->file;
+	uint64_t room = file->room, used = s->top - file->length, piece, steps;
 
 	for (unsigned with = 0; with < 2; with++) {
 		s->bounce = !with || room <= used ? 0 : stfs_min_u64(room - used, BOUNCE_MOST);
@@ -183,7 +183,8 @@ static int fill_plan(struct slide *s, uint32_t *order)
 	if (r < 0)
 		return r;
 	slide_all(s);
-	stfs_step_push(&s->steps, (struct stfs_step){STFS_STEP_TRUNCATE, UINT32_MAX, 0, plan->length, 0});
+	stfs_step_push(&s->steps,
+		       (struct stfs_step){STFS_STEP_TRUNCATE, UINT32_MAX, 0, plan->length, 0});
 	plan->kind = STFS_PLAN_IN_PLACE;
 	stfs_plan_reckon(view, plan);
 	plan->cost.total += s->marks * MARK_COST;

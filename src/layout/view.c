@@ -157,7 +157,8 @@ static uint32_t first_unaligned(const struct stfs_layout_view *view, const uint3
 }
 
 /* Moves the smallest item that fits at `at` and leaves it better aligned to the front: whether. */
-static bool mend_alignment(const struct stfs_layout_view *view, uint32_t *items, uint32_t count, uint64_t at)
+static bool mend_alignment(const struct stfs_layout_view *view, uint32_t *items, uint32_t count,
+			   uint64_t at)
 {
 	uint64_t grain = at & -at;
 	uint32_t best = count, number;

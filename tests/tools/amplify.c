@@ -209,15 +209,16 @@ static int batch(struct run *run, size_t changed, uint64_t grain)
 		at += size;
 	}
 	for (size_t i = 0; items && i < changed; i++)
-		items[problem.count++] = (struct stfs_layout_item){STFS_LAYOUT_NEW, batch_size(run, grain), 2};
+		items[problem.count++] =
+			(struct stfs_layout_item){STFS_LAYOUT_NEW, batch_size(run, grain), 2};
 	problem.file.length = at;
 	clock_gettime(CLOCK_MONOTONIC, &from);
 	r = items ? stfs_layout_plan(&problem, &plan) : -1;
 	clock_gettime(CLOCK_MONOTONIC, &to);
 	if (r == 0) {
 		printf("grain %4" PRIu64 ": %.3f s, %zu steps, %.1f MB of %.1f MB written\n", grain,
-		       (double)(to.tv_sec - from.tv_sec) + (double)(to.tv_nsec - from.tv_nsec) / 1e9, plan.count,
-		       (double)bytes_of(&plan) / 1e6, (double)at / 1e6);
+		       (double)(to.tv_sec - from.tv_sec) + (double)(to.tv_nsec - from.tv_nsec) / 1e9,
+		       plan.count, (double)bytes_of(&plan) / 1e6, (double)at / 1e6);
 		stfs_plan_free(&plan);
 	}
 	free(items);
@@ -238,13 +239,14 @@ static void show(const struct run *run)
 {
 	double edited = 0, written = 0;
 
-	printf("%-8s %5s %10s %10s %6s %6s %12s\n", "edit", "count", "edited MB", "wrote MB", "ratio", "worst",
-	       "most more MB");
+	printf("%-8s %5s %10s %10s %6s %6s %12s\n", "edit", "count", "edited MB", "wrote MB", "ratio",
+	       "worst", "most more MB");
 	for (int i = 0; i < EDIT_COUNT; i++) {
 		const struct tally *t = &run->tallies[i];
 
 		printf("%-8s %5u %10.1f %10.1f %6.2f %6.2f %12.2f\n", names[i], t->count, t->edited / 1e6,
-		       t->written / 1e6, t->edited > 0 ? t->written / t->edited : 0, t->worst, t->most / 1e6);
+		       t->written / 1e6, t->edited > 0 ? t->written / t->edited : 0, t->worst,
+		       t->most / 1e6);
 		edited += t->edited;
 		written += t->written;
 	}
