@@ -71,12 +71,17 @@ static int plan_header(const struct stfs_layout_view *view, struct stfs_plan *pl
 	return 0;
 }
 
-static bool has_shift(const struct stfs_plan *plan)
+static bool has_step(const struct stfs_plan *plan, enum stfs_step_kind kind)
 {
 	for (size_t i = 0; i < plan->count; i++)
-		if (plan->steps[i].kind == STFS_STEP_COLLAPSE || plan->steps[i].kind == STFS_STEP_INSERT)
+		if (plan->steps[i].kind == kind)
 			return true;
 	return false;
+}
+
+static bool has_shift(const struct stfs_plan *plan)
+{
+	return has_step(plan, STFS_STEP_COLLAPSE) || has_step(plan, STFS_STEP_INSERT);
 }
 
 /* Whether steps behind the record change bytes that are the old model's. */
@@ -133,6 +138,7 @@ static int plan_best(const struct stfs_layout_view *view, const struct stfs_targ
 {
 	const struct stfs_layout_file *file = &view->problem->file;
 	struct stfs_plan pieces = {.kind = STFS_PLAN_REBUILD};
+	bool possible;
 	int r = target->run ? stfs_steps_in_place(view, target, plan) : -ENOENT;
 
 	plan->kind = STFS_PLAN_IN_PLACE;
@@ -145,13 +151,15 @@ static int plan_best(const struct stfs_layout_view *view, const struct stfs_targ
 	r = stfs_steps_rebuild(view, target, &pieces);
 	if (r == 0)
 		stfs_plan_reckon(view, &pieces);
-	if (r == 0 && ((!file->can_shift && has_shift(plan)) || pieces.cost.total < plan->cost.total)) {
+	possible = file->can_shift || !has_shift(plan);
+	if (r == 0 && has_step(&pieces, STFS_STEP_CLONE) &&
+	    (!possible || pieces.cost.total < plan->cost.total)) {
 		stfs_plan_free(plan);
 		*plan = pieces;
-	} else {
-		stfs_plan_free(&pieces);
+		return 0;
 	}
-	return r;
+	stfs_plan_free(&pieces);
+	return r == 0 && !possible ? -ENOENT : r; /* nothing to share: all is written anew */
 }
 
 static int plan_rewrite(const struct stfs_layout_view *view, const struct stfs_target *target,

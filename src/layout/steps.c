@@ -283,7 +283,7 @@ static void take_over(struct builder *b, uint64_t from, uint64_t to, uint64_t le
 {
 	uint64_t head, body;
 
-	if (!b->view->problem->file.can_clone || !b->block || (to - from) % b->block) {
+	if (!b->block) {
 		push(b, STFS_STEP_COPY, NO_ITEM, from, to, len);
 		return;
 	}

@@ -63,13 +63,16 @@ static uint64_t below(uint64_t bound)
 static uint64_t pick_size(uint64_t block)
 {
 	static const uint64_t sizes[] = {0, 1, 3, 8, 512, 1536, 2048};
-	uint64_t n = below(16);
+	uint64_t n = below(20);
 
 	if (n < 7)
 		return sizes[n];
 	if (n < 13)
 		return (n - 7) * block / 2 + below(3) - (n > 7);
-	return n < 15 ? below(9) * 512 : below(5 * block);
+	if (n < 15)
+		return below(9) * block / 8;
+	/* Large enough that shifts are worth their cost, and the order of a tail matters. */
+	return n < 19 ? (block < 4096 ? 16 + below(64) : below(20)) * block : below(5 * block);
 }
 
 static uint32_t pick_alignment(uint64_t size)
@@ -86,7 +89,7 @@ static void pick_file(struct stfs_layout_file *file, enum kind kind)
 	static const uint64_t rooms[] = {0, 1000, 20000, 100000};
 	uint64_t n = below(40);
 
-	file->block = n == 0 ? 65536 : n < 12 ? 1024 : 4096;
+	file->block = n == 0 ? 65536 : n < 8 ? 4096 : n < 16 ? 1024 : 512;
 	file->data_start = 8 + 8 * (1 + below(600)) + (below(12) ? 0 : below(8));
 	file->room = below(5) && kind != KIND_TIGHT ? UINT64_MAX : rooms[below(4)];
 	file->can_shift = kind != KIND_TIGHT && below(2);
@@ -117,10 +120,24 @@ static uint32_t pick_kept(struct world *w, enum kind kind)
 	return count;
 }
 
+/* Moves the data so that the file ends where a block does. */
+static void end_at_block(struct world *w, uint32_t count)
+{
+	uint64_t block = w->problem.file.block, more = (block - w->old_len % block) % block;
+
+	more -= more % 8;
+	for (uint32_t i = 0; i < count; i++)
+		w->items[i].old += more;
+	w->problem.file.data_start += more;
+	w->old_len += more;
+}
+
 static void pick_items(struct world *w, enum kind kind)
 {
 	uint32_t news = (uint32_t)below(4), count = pick_kept(w, kind);
 
+	if (!below(4))
+		end_at_block(w, count);
 	if (kind == KIND_METADATA)
 		news = 0;
 	if (kind == KIND_REPLACE || kind == KIND_TIGHT)
@@ -141,7 +158,7 @@ static void make_cells(struct world *w)
 	struct stfs_layout_problem *p = &w->problem;
 
 	/* Room for the old file, all items twice and a grown header. */
-	w->cap = 3 * w->old_len + 4 * p->header_need + 4 * p->file.block + (1 << 16);
+	w->cap = w->old_len + 4 * p->header_need + 4 * p->file.block + (1 << 16);
 	for (uint32_t i = 0; i < p->count; i++)
 		w->cap += 2 * w->items[i].size;
 	w->old = malloc(w->cap * sizeof(*w->old));
@@ -162,6 +179,8 @@ static void make_world(struct world *w, enum kind kind, bool compact)
 	pick_file(&w->problem.file, kind);
 	pick_items(w, kind);
 	w->problem.header_need = 8 * below(900) + below(8);
+	if (below(2)) /* no more than there is */
+		w->problem.header_need %= w->problem.file.data_start - 7;
 	w->problem.header_same = kind == KIND_METADATA ? w->problem.header_need : UINT64_MAX;
 	w->problem.compact = compact;
 	make_cells(w);

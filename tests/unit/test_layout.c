@@ -224,6 +224,22 @@ START_TEST(small_odd_tensors_stay_last)
 }
 END_TEST
 
+START_TEST(small_tensors_lie_behind_large_ones)
+{
+	struct stfs_plan plan;
+	struct world w;
+
+	make_model(&w, mixed, MIXED, MIXED);
+	add_new(&w, 1536);
+	add_new(&w, 102400 + 512);
+	add_new(&w, 409600);
+	ck_assert_uint_le(moved_by(&w, &plan), 32768);
+	ck_assert_uint_lt(plan.place[MIXED + 2], plan.place[MIXED + 1]); /* whole blocks first */
+	ck_assert_uint_lt(plan.place[MIXED + 1], plan.place[MIXED]);
+	stfs_plan_free(&plan);
+}
+END_TEST
+
 START_TEST(a_twin_fills_the_hole_without_shifts)
 {
 	static const uint64_t sizes[] = {40960, 1540, 40960, 40960, 20480, 1540, 16};
@@ -337,7 +353,7 @@ int main(void)
 		a_delete_of_whole_blocks_moves_at_most_two, a_longer_header_moves_no_tensor,
 		a_header_that_fits_is_all_that_changes, small_first_tensors_make_room_for_the_header,
 		small_tensors_at_the_end_fill_odd_holes, a_window_elsewhere_fills_an_odd_hole,
-		small_odd_tensors_stay_last, a_twin_fills_the_hole_without_shifts, without_room_tensors_slide,
+		small_odd_tensors_stay_last, small_tensors_lie_behind_large_ones, a_twin_fills_the_hole_without_shifts, without_room_tensors_slide,
 		a_longer_header_slides_everything_up, readers_do_not_forbid_to_append,
 		compact_gives_back_the_reserve_by_blocks, items_that_overlap_or_lie_outside_are_refused};
 	Suite *suite = suite_create("layout");
