@@ -196,6 +196,37 @@ START_TEST(small_tensors_at_the_end_fill_odd_holes)
 }
 END_TEST
 
+/* A set, or a single one, that would leave whole blocks is of no use where it is larger. */
+START_TEST(fillers_fit_into_their_hole)
+{
+	static const uint64_t sets[] = {409600, 1536, 409600, 1408, 1408, 1408, 1408};
+	static const uint64_t one[] = {409600, 1536, 409600, 5632};
+	struct stfs_plan plan;
+	struct world w;
+
+	make_model(&w, sets, 7, 1);
+	moved_by(&w, &plan);
+	stfs_plan_free(&plan);
+	make_model(&w, one, 4, 1);
+	moved_by(&w, &plan);
+	stfs_plan_free(&plan);
+}
+END_TEST
+
+/* What is left behind the hole is just the edge that must be copied: the system refuses a collapse. */
+START_TEST(a_hole_before_the_last_edge_is_cut_off)
+{
+	static const uint64_t sizes[] = {64, 819200, 3072, 4096, 1024};
+	struct stfs_plan plan;
+	struct world w;
+
+	make_model(&w, sizes, 5, 3);
+	ck_assert_uint_le(moved_by(&w, &plan), 1024);
+	ck_assert(!has_kind(&plan, STFS_STEP_COLLAPSE));
+	stfs_plan_free(&plan);
+}
+END_TEST
+
 /* The hole is closed by tensors that lie far from the end, and whose own place closes by blocks. */
 START_TEST(a_window_elsewhere_fills_an_odd_hole)
 {
@@ -297,7 +328,7 @@ START_TEST(readers_do_not_forbid_to_append)
 
 	make_model(&w, mixed, MIXED, MIXED);
 	w.problem.file.replace_only = true;
-	add_new(&w, 1536);
+	add_new(&w, 409600); /* else worth a tidier tail */
 	ck_assert_uint_eq(moved_by(&w, &plan), 0);
 	ck_assert_int_eq(plan.kind, STFS_PLAN_IN_PLACE);
 	stfs_plan_free(&plan);
@@ -352,7 +383,8 @@ int main(void)
 	const TTest *const edits[] = {
 		a_delete_of_whole_blocks_moves_at_most_two, a_longer_header_moves_no_tensor,
 		a_header_that_fits_is_all_that_changes, small_first_tensors_make_room_for_the_header,
-		small_tensors_at_the_end_fill_odd_holes, a_window_elsewhere_fills_an_odd_hole,
+		small_tensors_at_the_end_fill_odd_holes, fillers_fit_into_their_hole,
+		a_hole_before_the_last_edge_is_cut_off, a_window_elsewhere_fills_an_odd_hole,
 		small_odd_tensors_stay_last, small_tensors_lie_behind_large_ones, a_twin_fills_the_hole_without_shifts, without_room_tensors_slide,
 		a_longer_header_slides_everything_up, readers_do_not_forbid_to_append,
 		compact_gives_back_the_reserve_by_blocks, items_that_overlap_or_lie_outside_are_refused};
