@@ -274,6 +274,55 @@ static int build_run(struct chooser *c)
 	return r;
 }
 
+/* The largest mover from behind the run that fits into `room`, or UINT32_MAX. */
+static uint32_t largest_mover(const struct chooser *c, uint64_t room)
+{
+	uint64_t behind = run_end(c, c->t->run_count - 1), most = 0;
+	uint32_t best = UINT32_MAX;
+
+	for (uint32_t i = 0; i < c->mover_count; i++) {
+		const struct stfs_layout_item *item = &c->view->items[c->movers[i]];
+
+		if (stfs_item_is_new(item) || item->old < behind || item->size % 8 ||
+		    item->size > room || item->size <= most || stfs_pool_is_taken(&c->pool, c->movers[i]))
+			continue;
+		best = c->movers[i];
+		most = item->size;
+	}
+	*c->work += c->mover_count;
+	return best;
+}
+
+/*
+ * Without shifts what is free before the run may be more than the header should have: tensors from the
+ * end of the file go there. 0 or -ENOENT.
+ */
+static int fill_front(struct chooser *c)
+{
+	struct stfs_target *t = c->t;
+	uint64_t first_old = stfs_kept(c->view, t->run[0])->old, at = first_old;
+	uint32_t chosen[STFS_FILLERS_MOST], count = 0, next;
+
+	if (c->view->block || t->data_start == first_old)
+		return 0;
+	while (at > c->view->header_most && count < STFS_FILLERS_MOST) {
+		next = largest_mover(c, at - c->view->header_good);
+		if (next == UINT32_MAX)
+			return -ENOENT;
+		chosen[count++] = next;
+		at -= c->view->items[next].size;
+		stfs_pool_take(&c->pool, next);
+		t->gap_of[next] = 0;
+	}
+	if (at > c->view->header_most || !stfs_order_aligned(c->view, chosen, count, at))
+		return -ENOENT;
+	memmove(t->fill_order + count, t->fill_order, t->fill_count * sizeof(*t->fill_order));
+	memcpy(t->fill_order, chosen, count * sizeof(*chosen));
+	t->fill_count += count;
+	t->data_start = at;
+	return 0;
+}
+
 /*
  * A kept filler whose old place lies in a gap that gets fillers might be overwritten before it is
  * read: it goes by way of the end of the file, as new ones do.
@@ -281,6 +330,7 @@ static int build_run(struct chooser *c)
 static void mark_twice(struct chooser *c)
 {
 	struct stfs_target *t = c->t;
+	bool front = t->fill_count && t->gap_of[t->fill_order[0]] == 0;
 
 	for (uint32_t i = 0; i < t->fill_count; i++) {
 		const struct stfs_layout_item *item = &c->view->items[t->fill_order[i]];
@@ -295,7 +345,8 @@ static void mark_twice(struct chooser *c)
 				to = mid;
 		}
 		/* Between run[from - 1] and run[from]; outside of the run nothing is filled in. */
-		t->twice[t->fill_order[i]] = stfs_item_is_new(item) || (from > 0 && from < t->run_count);
+		t->twice[t->fill_order[i]] =
+			stfs_item_is_new(item) || ((from > 0 || front) && from < t->run_count);
 	}
 }
 
@@ -333,6 +384,8 @@ static void pay_gaps(const struct chooser *c)
 	uint64_t length = c->view->problem->file.length, gap;
 	uint32_t next = 0;
 
+	while (next < t->fill_count && t->gap_of[t->fill_order[next]] == 0)
+		next++;
 	for (uint32_t k = 1; k < t->run_count; k++) {
 		gap = gap_before(c, k);
 		for (; next < t->fill_count && t->gap_of[t->fill_order[next]] == k; next++) {
@@ -369,7 +422,7 @@ static int finish_cost(const struct chooser *c)
 		else
 			t->cost.moved += t->tail_bytes; /* copied down from behind the end */
 	}
-	if (t->data_start != first_old) {
+	if (c->view->block && t->data_start != first_old) {
 		if (t->data_start < c->view->block && t->data_start < first_old)
 			t->cost.moved += c->view->block / 2;
 		t->cost.shifted += file->length - first_old;
@@ -392,6 +445,8 @@ static int work_out(struct chooser *c)
 	if (c->t->data_start == UINT64_MAX)
 		return -ENOENT;
 	r = build_run(c);
+	if (r == 0)
+		r = fill_front(c);
 	if (r < 0)
 		return r;
 	mark_twice(c);

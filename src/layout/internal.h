@@ -32,7 +32,10 @@ struct stfs_layout_view {
 int stfs_view_open(struct stfs_layout_view *view, const struct stfs_layout_problem *problem);
 void stfs_view_close(struct stfs_layout_view *view);
 
-/* The new place of kept[first] as the first fixed one: where it is, or blocks away; UINT64_MAX: none. */
+/*
+ * The new place of kept[first] as the first fixed one: where it is, or blocks away; without blocks,
+ * where others must lie before it, the place of the first of those. UINT64_MAX: none.
+ */
 uint64_t stfs_place_of_first(const struct stfs_layout_view *view, uint32_t first);
 
 static inline const struct stfs_layout_item *stfs_kept(const struct stfs_layout_view *view, uint32_t k)
@@ -110,7 +113,8 @@ struct stfs_choice {
 
 /*
  * The items run[0 .. run_count) stay fixed, in that order. Gap k lies before run[k], for k from 1;
- * what is before run[0] is the header's, what is behind the last is the tail.
+ * what is before run[0] is the header's, what is behind the last is the tail. Only where nothing can be
+ * shifted a gap 0 has fillers: they lie right before run[0], and leave the header what they do not need.
  */
 struct stfs_target {
 	struct stfs_choice choice; /* that it came of */

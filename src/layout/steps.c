@@ -108,8 +108,7 @@ static void set_places(struct builder *b)
 	uint32_t next = 0;
 
 	for (uint32_t k = 0; k < t->run_count; k++) {
-		if (k)
-			at = fill(b, k, &next, at, set_place);
+		at = fill(b, k, &next, at, set_place);
 		b->plan->place[b->view->kept[t->run[k]]] = at;
 		at += fixed(b, k)->size;
 	}
@@ -182,8 +181,8 @@ static void copy_fillers(struct builder *b, uint64_t scratch)
 	uint64_t at;
 	uint32_t next = 0;
 
-	for (uint32_t k = 1; k < t->run_count; k++) {
-		at = stfs_item_end(fixed(b, k - 1));
+	for (uint32_t k = 0; k < t->run_count; k++) {
+		at = k ? stfs_item_end(fixed(b, k - 1)) : t->data_start;
 		for (; next < t->fill_count && t->gap_of[t->fill_order[next]] == k; next++) {
 			uint32_t number = t->fill_order[next];
 			const struct stfs_layout_item *item = &b->view->items[number];
@@ -226,6 +225,8 @@ static void move_front(struct builder *b)
 	uint64_t old = fixed(b, 0)->old, now = b->target->data_start;
 	uint64_t at;
 
+	if (!b->block)
+		return;
 	if (now > old) {
 		at = old - old % b->block;
 		push(b, STFS_STEP_INSERT, NO_ITEM, 0, at, now - old);

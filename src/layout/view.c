@@ -100,8 +100,10 @@ uint64_t stfs_place_of_first(const struct stfs_layout_view *view, uint32_t first
 	if (old >= view->header_min &&
 	    (old <= view->header_most || (old == problem->file.data_start && !problem->compact)))
 		return old;
-	if (!view->block || old % 8)
+	if (old % 8 || (!view->block && old < view->header_min))
 		return UINT64_MAX;
+	if (!view->block)
+		return view->header_good; /* if others can be put before it */
 	if (old < view->header_min) {
 		blocks = (view->header_good - old + view->block - 1) / view->block;
 		return old + blocks * view->block;

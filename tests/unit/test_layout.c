@@ -284,6 +284,22 @@ START_TEST(a_twin_fills_the_hole_without_shifts)
 }
 END_TEST
 
+/* What is deleted at the front is more than the header may keep: the end of the file comes there. */
+START_TEST(without_shifts_the_front_is_filled)
+{
+	static const uint64_t sizes[] = {81920, 409600, 40960, 20480, 20480};
+	struct stfs_plan plan;
+	struct world w;
+
+	make_model(&w, sizes, 5, 0);
+	w.problem.file.can_shift = false;
+	w.problem.compact = true;
+	ck_assert_uint_eq(moved_by(&w, &plan), 81920);
+	ck_assert_uint_eq(plan.data_start, 4096 - 64);
+	stfs_plan_free(&plan);
+}
+END_TEST
+
 /* Nothing can be shifted or shared, and hardly anything fits beside: the delete still works. */
 START_TEST(without_room_tensors_slide)
 {
@@ -385,7 +401,7 @@ int main(void)
 		a_header_that_fits_is_all_that_changes, small_first_tensors_make_room_for_the_header,
 		small_tensors_at_the_end_fill_odd_holes, fillers_fit_into_their_hole,
 		a_hole_before_the_last_edge_is_cut_off, a_window_elsewhere_fills_an_odd_hole,
-		small_odd_tensors_stay_last, small_tensors_lie_behind_large_ones, a_twin_fills_the_hole_without_shifts, without_room_tensors_slide,
+		small_odd_tensors_stay_last, small_tensors_lie_behind_large_ones, a_twin_fills_the_hole_without_shifts, without_room_tensors_slide, without_shifts_the_front_is_filled,
 		a_longer_header_slides_everything_up, readers_do_not_forbid_to_append,
 		compact_gives_back_the_reserve_by_blocks, items_that_overlap_or_lie_outside_are_refused};
 	Suite *suite = suite_create("layout");
