@@ -102,7 +102,7 @@ MUTANTS = [
            "readers_do_not_forbid_to_append"),
     Mutant("an estimate is trusted beyond the rewrite",
            "src/layout/plan.c", "(!c.found || c.best.cost.total > whole->cost.total)", "!c.found",
-           "no_plan_costs_more_than_a_rewrite"),
+           "pieces_too_small_to_share_are_written_anew"),
     Mutant("a plan that does not fit is taken",
            "src/layout/plan.c", "made == 0 && other->cost.space <= c->room &&", "made == 0 &&",
            "room_is_never_exceeded"),
