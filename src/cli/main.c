@@ -13,7 +13,9 @@ static const struct stfs_verb *const verbs[] = {
 	/* looking */
 	&stfs_verb_info, &stfs_verb_ls, &stfs_verb_cat, &stfs_verb_check, &stfs_verb_map,
 	/* changing */
-	&stfs_verb_put, &stfs_verb_rm, &stfs_verb_mv, &stfs_verb_rename, &stfs_verb_cp, &stfs_verb_metadata, &stfs_verb_create, &stfs_verb_compact, &stfs_verb_recover,
+	&stfs_verb_put, &stfs_verb_rm, &stfs_verb_mv, &stfs_verb_rename, &stfs_verb_cp,
+	&stfs_verb_metadata, &stfs_verb_edit, &stfs_verb_create, &stfs_verb_compact,
+	&stfs_verb_recover,
 	/* mounts */
 	&stfs_verb_mount, &stfs_verb_umount, &stfs_verb_status,
 };
