@@ -11,8 +11,9 @@
 #include "commit/beside.h"
 #include "store/edit_internal.h"
 
-/* Room is reserved in pieces of this while it is not known how much will come. */
-#define AHEAD (64ull << 20)
+/* Room is reserved in pieces of this while it is not known how much will come; growing with what came. */
+#define AHEAD (1ull << 20)
+#define AHEAD_MOST (64ull << 20)
 #define PIECE (1u << 20)
 
 /* Beside the model: never in a /tmp that is too small. */
@@ -73,7 +74,7 @@ static int take_in(struct stfs_edit *edit, struct input *input, uint64_t len, ch
 
 	while (r == 0 && *taken < len) {
 		if (*taken == reserved) {
-			reserved += len == UINT64_MAX ? AHEAD : len;
+			reserved += len == UINT64_MAX ? stfs_min_u64(AHEAD + *taken, AHEAD_MOST) : len;
 			r = stfs_io_reserve(edit->spool, edit->spool_end + *taken, reserved - *taken);
 			if (r < 0)
 				break;
@@ -111,7 +112,8 @@ static int spool(struct stfs_edit *edit, struct input input, uint64_t len, struc
 	*source = (struct stfs_source){.fd = edit->spool, .offset = edit->spool_end};
 	*spooled = taken;
 	edit->spool_end = stfs_align_up(edit->spool_end + taken, 4096);
-	return 0;
+	/* What was reserved beyond it is given back. */
+	return stfs_io_truncate(edit->spool, edit->spool_end);
 }
 
 int stfs_edit_spool(struct stfs_edit *edit, int fd, uint64_t len, struct stfs_source *source,
