@@ -16,28 +16,27 @@ from safetensors import SafetensorError, safe_open
 
 import filesystems
 import models
+from conftest import NIGHTLY
 
 GOINGDOWN = 0x8004587D  # XFS_IOC_GOINGDOWN, EXT4_IOC_SHUTDOWN: _IOR('X', 125, __u32)
 FLUSH_LOG = 1           # the log goes to the disk, the data does not
 FIEMAP = 0xC020660B     # FS_IOC_FIEMAP
-PIECE = 4096
-PIECES = 40_000
 TRIALS = 60
 PUNCH_HOLE = 3          # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def fragment(folder, source):
+def fragment(folder, source, piece):
     """Puts the model into a file system whose only free places are single blocks."""
     filler = folder / "filler"
     space = os.statvfs(folder)
     with open(filler, "wb") as file:
-        size = space.f_bavail * space.f_frsize // PIECE * PIECE
+        size = space.f_bavail * space.f_frsize // piece * piece
         while size and subprocess.run(["fallocate", "-l", str(size), filler], capture_output=True).returncode:
             size -= 1 << 20
         subprocess.run(["dd", "if=/dev/zero", f"of={folder}/rest", "bs=64k"], capture_output=True)
-        for at in range(0, min(size, 3 * PIECES * PIECE), 2 * PIECE):
-            LIBC.fallocate(file.fileno(), PUNCH_HOLE, ctypes.c_long(at), ctypes.c_long(PIECE))
+        for at in range(0, min(size, 3 * source.stat().st_size), 2 * piece):
+            LIBC.fallocate(file.fileno(), PUNCH_HOLE, ctypes.c_long(at), ctypes.c_long(piece))
         os.fsync(file.fileno())
     subprocess.run(["cp", source, folder / "m.safetensors"], check=True)
     subprocess.run(["sync", folder / "m.safetensors"], check=True)
@@ -61,11 +60,11 @@ def extents(path):
     return found
 
 
-def half_moved(before, after, size, at, by):
-    """Whether extents behind `at` lie partly where they were and partly `by` bytes lower."""
+def half_moved(before, after, at, by):
+    """Whether extents behind `at` lie partly where they were and partly about `by` bytes lower."""
     place = {physical: logical for logical, physical, _ in before if logical >= at}
     moved = [place[physical] - logical for logical, physical, _ in after if physical in place]
-    return any(m == 0 for m in moved) and any(m == by for m in moved)
+    return any(m == 0 for m in moved) and any(by - 4096 <= m <= by for m in moved)
 
 
 def contents(path):
@@ -100,26 +99,30 @@ def shifting(journal):
         return False
 
 
-@pytest.mark.parametrize("kind", ["ext4", "xfs-noreflink"])
-def test_a_half_done_shift_is_finished(kind, stfs, stfs_path, tmp_path):
-    """rm of a tensor at the front (a collapse), on a file of thousands of extents."""
+@pytest.mark.parametrize("kind, piece, longest", [("ext4", 4096, 0.025), ("xfs-noreflink", 4096, 0.1)])
+def test_a_half_done_shift_is_finished(kind, piece, longest, stfs, stfs_path, tmp_path):
+    """rm of a tensor at the front (a collapse), on a file of tens of thousands of extents: cut off at moments
+    spread over the time that the shift may take. On XFS one in three leaves it half done; on ext4, which does
+    it in few transactions, one in twenty: there only the long run insists on it."""
+    insist = kind != "ext4" or NIGHTLY
+    trials = 10 if not insist else 200 if NIGHTLY else TRIALS
     source = models.write_model(tmp_path / "m.safetensors", {
-        "a": ("U8", [16 * PIECE], None), "b": ("U8", [PIECES * PIECE], None), "c": ("F32", [300], None)})
+        "a": ("U8", [64 << 10], None), "b": ("U8", [160 << 20], None), "c": ("F32", [300], None)})
     old = contents(source)
     new = {name: value for name, value in old.items() if name != "a"}
-    half, trial, size = 0, 0, source.stat().st_size
+    half, trial = 0, 0
     image = filesystems.Image(kind, tmp_path, 1200 << 20)
     try:
-        fragment(image.path, source)
+        fragment(image.path, source, piece)
         image.unmount()
         shutil.copy(image.file, tmp_path / "fresh.img")
         image.mount()
         model = image.path / "m.safetensors"
-        while trial < TRIALS and half < 3:
+        while trial < trials and half < 2:
             before = extents(model)
-            assert len(before) > PIECES // 20, "the file is not fragmented: nothing is tested"
-            crash_once(image, stfs_path, ["rm", str(model), "a"], 0.001 * trial)
-            half += half_moved(before, extents(model), size, 17 * PIECE, 16 * PIECE)
+            assert len(before) > 10_000, "the file is not fragmented: nothing is tested"
+            crash_once(image, stfs_path, ["rm", str(model), "a"], longest * (trial * 7 % 20) / 20)
+            half += half_moved(before, extents(model), 72 << 10, 64 << 10)
             try:
                 assert contents(model) in (old, new)
             except SafetensorError:
@@ -129,8 +132,8 @@ def test_a_half_done_shift_is_finished(kind, stfs, stfs_path, tmp_path):
             assert [n for n in os.listdir(image.path) if n != "lost+found"] == ["m.safetensors"]
             trial += 1
             image.unmount()
-            shutil.copy(tmp_path / "fresh.img", image.file)
+            subprocess.run(["cp", "--sparse=always", tmp_path / "fresh.img", image.file], check=True)
             image.mount()
-        assert half, f"no shift was half done in {trial} trials"
+        assert half or not insist, f"no shift was half done in {trial} trials"
     finally:
         image.unmount()
