@@ -68,7 +68,8 @@ static int read_part(int fd, uint64_t at, uint64_t file_len, const char *magic, 
 		return r;
 	len = stfs_load_le64(head + 8);
 	sum = stfs_load_le64(head + 16);
-	if (memcmp(head, magic, 8) != 0 || len < PART_HEAD || len > file_len - at)
+	if (memcmp(head, magic, 8) != 0 || len < PART_HEAD || len > file_len - at ||
+	    len > STFS_JOURNAL_PART_MAX)
 		return 0;
 	stfs_buf_clear(out);
 	r = stfs_buf_fill(out, 0, len);

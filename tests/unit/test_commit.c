@@ -814,6 +814,27 @@ START_TEST(a_hostile_journal_does_no_harm)
 }
 END_TEST
 
+/* A file of holes costs nothing; a part of it that is said to be as long must not cost memory. */
+START_TEST(a_part_of_terabytes_is_not_read)
+{
+	STFS_AUTO_BUF struct stfs_buf bytes = STFS_BUF_INIT;
+	uint64_t marks[4];
+	int fd;
+
+	put_model(MODEL, OLD_TEXT, 0);
+	whole_journal(&bytes, marks);
+	for (size_t at = 0; at <= 4096; at += 4096) {
+		stfs_store_le64(bytes.data + at + 8, 1ull << 42);
+		put_file(JOURNAL, bytes.data, bytes.len);
+		fd = openat(folder, JOURNAL, O_WRONLY | O_CLOEXEC);
+		ck_assert_int_eq(ftruncate(fd, (1ll << 42) + 8192), 0);
+		close(fd);
+		ck_assert_int_le(expect_nothing_wrong(marks, "part", at), 0);
+		stfs_store_le64(bytes.data + at + 8, at ? 4096 : marks[0] - 4096);
+	}
+}
+END_TEST
+
 /* ---- C5 and C6 ---- */
 
 static void expect_unbelieved(const char *why, int want)
@@ -1107,6 +1128,7 @@ int main(void)
 	const TTest *const journals[] = {
 		a_journal_is_read_as_it_was_written, a_flipped_byte_of_a_journal_is_seen,
 		a_journal_that_was_cut_off_is_seen, a_hostile_journal_does_no_harm,
+		a_part_of_terabytes_is_not_read,
 		believes_no_journal_that_others_may_have_written, believes_no_journal_of_another_owner,
 		takes_no_name_that_leads_elsewhere,
 		a_file_that_has_become_a_link_is_left_alone,
