@@ -96,6 +96,22 @@ static bool good_name(const char *name, uint64_t len)
 	       !stfs_str_ends_with(text, STFS_BESIDE_JOURNAL) && !stfs_str_ends_with(text, STFS_BESIDE_NEW);
 }
 
+/*
+ * Whether a record stands behind a head that cannot be read: the head was durable long before it, so that
+ * this is damage, and not a commit that had not begun.
+ */
+static bool has_record(const struct stfs_journal *journal, uint64_t file_len)
+{
+	const uint64_t heads_end = stfs_min_u64(file_len, FILES_MAX * 512ull);
+	char magic[8];
+
+	for (uint64_t at = PAGE; at < heads_end; at += PAGE)
+		if (stfs_io_read_exactly(journal->fd, magic, sizeof(magic), at) == 0 &&
+		    memcmp(magic, "STFSREC1", sizeof(magic)) == 0)
+			return true;
+	return false;
+}
+
 static int read_head(struct stfs_journal *journal, uint64_t file_len)
 {
 	STFS_AUTO_BUF struct stfs_buf part = STFS_BUF_INIT;
@@ -277,6 +293,9 @@ int stfs_journal_open(struct stfs_journal *journal, int folder_fd, const char *m
 		r = read_record(journal, (uint64_t)st.st_size);
 	if (r == 0 && journal->recorded)
 		r = read_marks(journal, (uint64_t)st.st_size);
+	if (r == -EBADMSG && has_record(journal, (uint64_t)st.st_size))
+		r = stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: is damaged: what the interrupted commit was "
+				 "about can no longer be read; nothing is touched", journal->path);
 	if (r == -EPROTO)
 		r = stfs_err_set(err, r, STFS_NO_POSITION, "%s: is no journal that this version can read",
 				 journal->path);

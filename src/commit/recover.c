@@ -151,11 +151,31 @@ static int remove_temp(const struct stfs_journal *journal, const char *name)
 	return r == -ENOENT ? 0 : r;
 }
 
+/* Nothing was poisoned before the record was durable: if something is, the record was there and is damaged. */
+static int check_record(const struct stfs_journal *journal, const int *fds, struct stfs_err *err)
+{
+	char word[8];
+	int r;
+
+	for (size_t i = 0; i < journal->count; i++) {
+		if (!journal->files[i].old_word || fds[i] < 0)
+			continue;
+		r = stfs_io_read_exactly(fds[i], word, sizeof(word), 0);
+		if (r < 0 && r != -EIO)
+			return r;
+		if (r == 0 && (stfs_load_le64(word) & STFS_POISON || stfs_load_le64(word) == 0))
+			return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: a commit has begun to change it, "
+					    "and what %s says of it is damaged; nothing is touched",
+					    journal->files[i].name, journal->path);
+	}
+	return 0;
+}
+
 /* There is no record: cuts off what was written behind the end of the old files. */
-static int take_back(struct stfs_journal *journal, const int *fds)
+static int take_back(struct stfs_journal *journal, const int *fds, struct stfs_err *err)
 {
 	enum state state;
-	int r = 0;
+	int r = check_record(journal, fds, err);
 
 	for (size_t i = 0; r == 0 && i < journal->count; i++) {
 		const struct stfs_journal_file *file = &journal->files[i];
@@ -248,7 +268,7 @@ int stfs_commit_recover(int folder_fd, const char *model, enum stfs_recovered *w
 		r = open_all(&journal, &fds, err);
 		*what = journal.recorded ? STFS_RECOVERED_NEW : STFS_RECOVERED_OLD;
 		if (r == 0)
-			r = journal.recorded ? go_on(&journal, fds, err) : take_back(&journal, fds);
+			r = journal.recorded ? go_on(&journal, fds, err) : take_back(&journal, fds, err);
 	}
 	if (fds)
 		close_all(fds, journal.count);

@@ -1032,6 +1032,32 @@ START_TEST(takes_back_what_has_no_record)
 }
 END_TEST
 
+/* The file is poisoned, so that there was a record; it can no longer be read. Nothing must be thrown away. */
+START_TEST(a_damaged_journal_of_a_poisoned_model_is_kept)
+{
+	STFS_AUTO_BUF struct stfs_buf bytes = STFS_BUF_INIT;
+	STFS_AUTO_BUF struct stfs_buf model = STFS_BUF_INIT;
+	struct stfs_err err = STFS_ERR_INIT;
+	enum stfs_recovered what;
+	uint64_t head, record;
+
+	put_model(MODEL, OLD_TEXT, STFS_POISON);
+	get_file(MODEL, &model);
+	steps_journal(some_steps, STFS_CHECK_COUNT(some_steps));
+	get_file(JOURNAL, &bytes);
+	head = stfs_load_le64(bytes.data + 8);
+	record = stfs_load_le64(bytes.data + 4096 + 8);
+	for (uint64_t i = 0; i < 4096 + record; i = i + 1 == head ? 4096 : i + 1) {
+		bytes.data[i] ^= 0x10;
+		put_file(JOURNAL, bytes.data, bytes.len);
+		bytes.data[i] ^= 0x10;
+		ck_assert_msg(recover(&what, &err) == -EUCLEAN, "byte %" PRIu64 ": %s", i, err.message);
+		ck_assert(exists(JOURNAL));
+		expect_file(MODEL, model.data, model.len, "a damaged journal");
+	}
+}
+END_TEST
+
 START_TEST(a_locked_file_is_busy)
 {
 	enum stfs_recovered what;
@@ -1135,7 +1161,7 @@ int main(void)
 	};
 	const TTest *const recovery[] = {
 		finishes_what_the_journal_tells, a_foreign_file_is_left_alone, takes_back_what_has_no_record,
-		a_locked_file_is_busy,
+		a_damaged_journal_of_a_poisoned_model_is_kept, a_locked_file_is_busy,
 	};
 	const TTest *const beside[] = {
 		names_beside_are_unique_and_fit, a_file_beside_takes_the_place_of_an_older_one,
