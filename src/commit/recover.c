@@ -44,6 +44,23 @@ static void close_all(int *fds, size_t count)
 	free(fds);
 }
 
+/*
+ * Whoever wrote the journal may change their own files by it, not have root change those of others. A journal
+ * of root, or of us, may name any.
+ */
+static int check_owner(const struct stfs_journal *journal, int fd, const char *name, struct stfs_err *err)
+{
+	struct stat ours, theirs;
+
+	if (fstat(journal->fd, &ours) < 0 || fstat(fd, &theirs) < 0)
+		return -errno;
+	if (ours.st_uid == 0 || ours.st_uid == geteuid() || ours.st_uid == theirs.st_uid)
+		return 0;
+	return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: belongs to somebody else than %s, which tells of a "
+			    "change to it: it is not believed; look where it comes from, then remove it", name,
+			    journal->path);
+}
+
 /* Opens and locks the files of the journal: *out is an array of descriptors, -1 for one that is gone. */
 static int open_all(const struct stfs_journal *journal, int **out, struct stfs_err *err)
 {
@@ -63,6 +80,8 @@ static int open_all(const struct stfs_journal *journal, int **out, struct stfs_e
 		else if (flock(fds[i], LOCK_EX | LOCK_NB) < 0)
 			r = stfs_err_set(err, -EBUSY, STFS_NO_POSITION,
 					 "%s: another program has it open for changes", name);
+		else
+			r = check_owner(journal, fds[i], name, err);
 	}
 	if (r < 0)
 		close_all(fds, journal->count);

@@ -904,6 +904,32 @@ START_TEST(believes_no_journal_of_another_owner)
 }
 END_TEST
 
+/* Who owns the model names somebody else's file in its journal, and waits for root to recover it. */
+START_TEST(a_journal_reaches_no_file_of_another_owner)
+{
+	STFS_AUTO_BUF struct stfs_buf bytes = STFS_BUF_INIT;
+	struct stfs_journal journal;
+
+	if (geteuid() != 0)
+		return;
+	put_model(MODEL, OLD_TEXT, 0);
+	put_model("other.safetensors", OLD_TEXT, 0);
+	get_file("other.safetensors", &bytes);
+	for (int recorded = 0; recorded < 2; recorded++) {
+		begin_journal(&journal, (const char *const[]){"other.safetensors"}, 1);
+		journal.files[0].old_length = recorded ? MODEL_LEN : MODEL_LEN - 100;
+		journal.files[0].steps = steps_of(NULL, 0);
+		if (recorded)
+			ck_assert_int_eq(stfs_journal_record(&journal, 4096, 0), 0);
+		stfs_journal_close(&journal);
+		ck_assert_int_eq(fchownat(folder, JOURNAL, 65534, 65534, 0), 0);
+		ck_assert_int_eq(fchownat(folder, MODEL, 65534, 65534, 0), 0);
+		expect_unbelieved("belongs to somebody else", -EPERM);
+		expect_file("other.safetensors", bytes.data, bytes.len, "a journal of another owner");
+	}
+}
+END_TEST
+
 START_TEST(takes_no_name_that_leads_elsewhere)
 {
 	static const char *const names[] = {
@@ -1156,7 +1182,7 @@ int main(void)
 		a_journal_that_was_cut_off_is_seen, a_hostile_journal_does_no_harm,
 		a_part_of_terabytes_is_not_read,
 		believes_no_journal_that_others_may_have_written, believes_no_journal_of_another_owner,
-		takes_no_name_that_leads_elsewhere,
+		a_journal_reaches_no_file_of_another_owner, takes_no_name_that_leads_elsewhere,
 		a_file_that_has_become_a_link_is_left_alone,
 	};
 	const TTest *const recovery[] = {
