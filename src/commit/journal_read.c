@@ -11,6 +11,7 @@
 #include "base/io.h"
 #include "commit/beside.h"
 #include "commit/journal.h"
+#include "format/header.h"
 
 #define PAGE 4096
 #define PART_HEAD 24
@@ -149,10 +150,33 @@ static int read_head(struct stfs_journal *journal, uint64_t file_len)
 	return 0;
 }
 
+/* Whether no more is asked for than the planner does (layout.h, L3): copies apart, and room for a header alone. */
+static bool good_step(const struct stfs_step *step, uint64_t *inserted)
+{
+	uint64_t end, from_end;
+
+	if (stfs_add_overflows(step->to, step->len, &end) || stfs_add_overflows(step->from, step->len, &from_end) ||
+	    end > INT64_MAX || from_end > INT64_MAX)
+		return false;
+	switch (step->kind) {
+	case STFS_STEP_COPY:
+		return step->from >= end || step->to >= from_end;
+	case STFS_STEP_INSERT:
+		return !stfs_add_overflows(*inserted, step->len, inserted) && *inserted <= 2ull * STFS_HEADER_MAX;
+	case STFS_STEP_COLLAPSE:
+	case STFS_STEP_TRUNCATE:
+		return true;
+	case STFS_STEP_WRITE: /* before the record, or beside the file */
+	case STFS_STEP_CLONE:
+		return false;
+	}
+	return false;
+}
+
 /* One file of the record. 0, -EPROTO or -ENOMEM. */
 static int read_file(struct reader *reader, struct stfs_journal_file *file)
 {
-	uint64_t kind = get64(reader), header_len;
+	uint64_t kind = get64(reader), header_len, inserted = 0;
 	const char *header;
 
 	file->kind = kind == STFS_JOURNAL_IN_PLACE ? STFS_JOURNAL_IN_PLACE : STFS_JOURNAL_RENAME;
@@ -168,12 +192,14 @@ static int read_file(struct reader *reader, struct stfs_journal_file *file)
 		return -ENOMEM;
 	for (size_t i = 0; i < file->step_count; i++) {
 		kind = get64(reader);
-		if (kind > STFS_STEP_TRUNCATE || kind == STFS_STEP_WRITE || kind == STFS_STEP_CLONE)
+		if (kind > STFS_STEP_TRUNCATE)
 			return -EPROTO;
 		file->steps[i] = (struct stfs_step){.kind = (enum stfs_step_kind)kind, .item = UINT32_MAX};
 		file->steps[i].from = get64(reader);
 		file->steps[i].to = get64(reader);
 		file->steps[i].len = get64(reader);
+		if (!good_step(&file->steps[i], &inserted))
+			return -EPROTO;
 	}
 	header = get_bytes(reader, header_len);
 	if (!header || (file->kind == STFS_JOURNAL_IN_PLACE && header_len < 8))

@@ -114,7 +114,7 @@ size_t stfs_steps_shifts(const struct stfs_step *steps, size_t count)
 	return shifts;
 }
 
-/* Whether `step` overwrites or cuts off bytes that `earlier` reads. */
+/* Whether `step` overwrites bytes that `earlier` reads, or cuts off what it reads or writes. */
 static bool destroys(const struct stfs_step *step, const struct stfs_step *earlier)
 {
 	uint64_t from = earlier->from, end = earlier->from + earlier->len;
@@ -122,7 +122,7 @@ static bool destroys(const struct stfs_step *step, const struct stfs_step *earli
 	if (earlier->kind != STFS_STEP_COPY)
 		return false;
 	if (step->kind == STFS_STEP_TRUNCATE)
-		return end > step->to;
+		return stfs_max_u64(end, earlier->to + earlier->len) > step->to;
 	return step->to < end && from < step->to + step->len;
 }
 
@@ -217,6 +217,16 @@ static int run_shift(struct stfs_journal *journal, size_t number, size_t next, i
 	return r < 0 ? r : stfs_journal_mark(journal, number, next + 1, NULL);
 }
 
+/* Behind the record nothing is written past the end of the file, and no file grows but by a shift. */
+static int check_bounds(int fd, const struct stfs_step *step)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	return step->to + step->len > (uint64_t)st.st_size ? -EUCLEAN : 0;
+}
+
 int stfs_steps_run_marked(struct stfs_journal *journal, size_t number, int fd, struct stfs_commit *progress)
 {
 	struct stfs_journal_file *file = &journal->files[number];
@@ -240,6 +250,8 @@ int stfs_steps_run_marked(struct stfs_journal *journal, size_t number, int fd, s
 				r = stfs_journal_mark(journal, number, i, NULL);
 			since = i;
 		}
+		if (r == 0)
+			r = check_bounds(fd, &file->steps[i]);
 		if (r == 0)
 			r = stfs_step_run(fd, fd, &file->steps[i], NULL, progress);
 	}
