@@ -238,14 +238,19 @@ static int poison_all(struct stfs_commit *commit, const struct stfs_journal *jou
 	return r;
 }
 
-/* Whether somebody has opened a file since it was planned to move bytes in it. */
+/*
+ * Whether somebody has opened a file since it was planned to move bytes in it. With readers that were known
+ * then, the plan moves none, or nothing can take the file's place and no other plan would be better.
+ */
 static bool new_readers(struct stfs_commit *commit)
 {
-	for (size_t i = 0; !commit->ignore_readers && i < commit->count; i++) {
+	if (commit->ignore_readers || commit->readers)
+		return false;
+	for (size_t i = 0; i < commit->count; i++) {
 		const struct stfs_commit_file *file = &commit->files[i];
 
 		if (stfs_commit_in_place(file) && file->plan.before < file->plan.count &&
-		    !file->problem.file.replace_only && stfs_commit_has_readers(file->fd))
+		    stfs_commit_has_readers(file->fd))
 			commit->readers = true;
 	}
 	return commit->readers;
