@@ -200,11 +200,9 @@ static int take_back(struct stfs_commit *commit, struct stfs_journal *journal)
 	static const char nothing[8];
 	int r = 0;
 
-	for (size_t i = 0; i < commit->count; i++)
-		stfs_commit_unbuild(commit, &commit->files[i]);
 	if (journal->fd < 0)
 		return 0;
-	/* First the record, else a crash from here on would have recovery miss what is cut off. */
+	/* First the record, else a crash from here on would have recovery miss what is cut off and removed. */
 	if (journal->record_tried) {
 		r = stfs_io_write(journal->fd, nothing, sizeof(nothing), journal->record_at);
 		if (r == 0)
@@ -217,6 +215,8 @@ static int take_back(struct stfs_commit *commit, struct stfs_journal *journal)
 		if (r == 0)
 			r = stfs_io_sync(commit->files[i].fd);
 	}
+	for (size_t i = 0; r == 0 && i < commit->count; i++)
+		r = stfs_commit_unbuild(commit, &commit->files[i]);
 	if (r == 0)
 		r = stfs_journal_end(journal);
 	return r;
