@@ -157,7 +157,8 @@ void stfs_journal_give_back(struct stfs_journal *journal)
 {
 	struct stat st;
 
-	if (fstat(journal->fd, &st) == 0)
+	/* A length that was not set yet, before a crash, would take the room for the marks with it. */
+	if (fstat(journal->fd, &st) == 0 && (uint64_t)st.st_size >= journal->marks_at)
 		(void)stfs_io_truncate(journal->fd, (uint64_t)st.st_size);
 }
 

@@ -244,6 +244,9 @@ static int go_on(struct stfs_journal *journal, int *fds, struct stfs_err *err)
 {
 	int r = check_all(journal, fds, err);
 
+	/* A program that died may have written the record and not synced it: it has to outlast what follows. */
+	if (r == 0)
+		r = stfs_io_sync(journal->fd);
 	for (size_t i = 0; r == 0 && i < journal->count; i++) {
 		const struct stfs_journal_file *file = &journal->files[i];
 

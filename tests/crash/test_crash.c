@@ -178,6 +178,8 @@ static const char *name_of(size_t number)
 	return name;
 }
 
+static bool compacts; /* the commit at hand is asked to */
+
 static void some_edits(struct stfs_edit *edit, size_t count)
 {
 	struct stfs_edit_pair pair;
@@ -213,8 +215,10 @@ static void some_edits(struct stfs_edit *edit, size_t count)
 						       stfs_str_slice(root, below(strlen(root))), NULL), 0);
 			break;
 		default:
-			if (!below(3))
-				ck_assert_int_eq(stfs_edit_compact(edit, NULL), 0);
+			if (below(3))
+				break;
+			ck_assert_int_eq(stfs_edit_compact(edit, NULL), 0);
+			compacts = true;
 			break;
 		}
 	}
@@ -274,6 +278,39 @@ static void make_model(void)
 static uint64_t old_print, new_print;
 static size_t crashes, recoveries;
 
+/* What the suite has met: a plan that no test makes is a plan that no test cuts off. */
+static struct {
+	size_t header, in_place, clone, rebuild; /* by kind */
+	size_t collapse, insert, insert_at_0, many_shifts, moved;
+	size_t compact, readers, late_readers, sharded;
+} met;
+
+static void count_plan(const struct stfs_edit_result *result, bool compact)
+{
+	size_t inserts, at_0, shifts = 0;
+
+	for (size_t i = 0; i < result->count; i++) {
+		const struct stfs_edit_file *f = &result->files[i];
+
+		if (f->is_index)
+			continue;
+		met.header += f->kind == STFS_PLAN_HEADER;
+		met.in_place += f->kind == STFS_PLAN_IN_PLACE;
+		met.clone += f->kind == STFS_PLAN_CLONE;
+		met.rebuild += f->kind == STFS_PLAN_REBUILD;
+		met.many_shifts += f->kind == STFS_PLAN_IN_PLACE && f->shifts > 1;
+		met.moved += f->kind == STFS_PLAN_IN_PLACE && f->shifts && f->cost.moved;
+		shifts += f->kind == STFS_PLAN_IN_PLACE ? f->shifts : 0;
+		met.compact += compact && f->kind != STFS_PLAN_HEADER;
+	}
+	if (!shifts)
+		return;
+	sim_count_inserts(&inserts, &at_0);
+	met.insert += inserts;
+	met.insert_at_0 += at_0;
+	met.collapse += shifts > inserts;
+}
+
 /* Nothing but the model's files may be left. */
 static void check_litter(const char *where)
 {
@@ -314,14 +351,20 @@ static void recover_with_crashes(size_t call, enum sim_policy policy, size_t par
 	struct sim_saved *saved = sim_save();
 	char where[900];
 	size_t calls;
+	bool goes_on;
 
 	snprintf(where, sizeof(where), "call %zu, policy %d, part %zu (STFS_SEED %" PRIu64 ")", call, (int)policy, part,
 		 seed);
 	check_before(where);
-	sim_record();
+	/* A program that died has synced nothing: the power may go before its last calls are on the disk. */
+	goes_on = policy == SIM_STOPPED && part == 0;
+	if (goes_on)
+		sim_record_on(saved, call);
+	else
+		sim_record();
 	recover(where);
 	calls = sim_calls();
-	for (size_t i = 0; deep && i < calls; i++) {
+	for (size_t i = goes_on ? call : 0; deep && i < calls; i++) {
 		size_t parts = sim_parts(i);
 
 		if (below(3))
@@ -357,30 +400,76 @@ static void crash_everywhere(uint64_t seed)
 	}
 }
 
-/* A commit whose every call is recorded; then the crashes; then the next one upon what it left. */
-static void one_model(struct sim_abilities abilities, size_t commits)
+static int reader_fd = -1;
+
+/* Another program opens the model: what it holds then does not move. */
+static void open_reader(void)
+{
+	reader_fd = open(path_of(sharded ? "m-1.safetensors" : "m.safetensors"), O_RDONLY | O_CLOEXEC);
+	ck_assert_int_ge(reader_fd, 0);
+}
+
+static void close_reader(void)
+{
+	sim_on_poison(NULL);
+	if (reader_fd >= 0)
+		close(stfs_steal_fd(&reader_fd));
+}
+
+enum readers { NO_READER, READER, LATE_READER };
+
+/* A commit whose every call is recorded; then the crashes. The edits are staged. */
+static void commit_and_crash(struct stfs_edit *edit, enum readers readers, uint64_t seed)
+{
+	struct stfs_err err = STFS_ERR_INIT;
+	struct stfs_edit_result result;
+	uint64_t want = print_of_edit(edit);
+
+	sim_record();
+	if (readers == READER)
+		open_reader();
+	else if (readers == LATE_READER)
+		sim_on_poison(open_reader);
+	ck_assert_msg(stfs_edit_commit(edit, NULL, &result, &err) == 0, "%s (STFS_SEED %" PRIu64 ")", err.message, seed);
+	stfs_edit_close(edit);
+	met.readers += readers == READER && result.readers;
+	met.late_readers += readers == LATE_READER && result.readers;
+	met.sharded += result.count > 2;
+	count_plan(&result, compacts);
+	stfs_edit_result_free(&result);
+	close_reader();
+	new_print = print_of_folder();
+	ck_assert_msg(new_print == want, "a commit made something else of it (STFS_SEED %" PRIu64 ")", seed);
+	check_litter("a commit");
+	crash_everywhere(seed);
+	/* The last crash was after the last call: the new model stands. */
+	sim_crash(sim_calls(), SIM_STOPPED, 0);
+}
+
+static struct stfs_edit *open_model(void)
 {
 	struct stfs_err err = STFS_ERR_INIT;
 	struct stfs_edit *edit;
-	uint64_t want, seed = state;
+
+	ck_assert_msg(stfs_edit_open(model_path(), 0, &edit, &err) == 0, "%s", err.message);
+	old_print = print_of_edit(edit);
+	compacts = false;
+	return edit;
+}
+
+/* Commits one upon the other. */
+static void one_model(struct sim_abilities abilities, size_t commits)
+{
+	uint64_t seed = state;
 
 	make_root();
 	make_model();
 	sim_begin(root, abilities, state);
 	while (commits-- > 0) {
-		ck_assert_msg(stfs_edit_open(model_path(), 0, &edit, &err) == 0, "%s", err.message);
-		old_print = print_of_edit(edit);
+		struct stfs_edit *edit = open_model();
+
 		some_edits(edit, 1 + below(4));
-		want = print_of_edit(edit);
-		sim_record();
-		ck_assert_msg(stfs_edit_commit(edit, NULL, NULL, &err) == 0, "%s", err.message);
-		stfs_edit_close(edit);
-		new_print = print_of_folder();
-		ck_assert_msg(new_print == want, "a commit made something else of it (STFS_SEED %" PRIu64 ")", seed);
-		check_litter("a commit");
-		crash_everywhere(seed);
-		/* The last crash was after the last call: the new model stands. */
-		sim_crash(sim_calls(), SIM_STOPPED, 0);
+		commit_and_crash(edit, below(4) ? NO_READER : below(2) ? READER : LATE_READER, seed);
 	}
 	sim_end();
 	remove_root();
@@ -428,5 +517,11 @@ int main(void)
 	suite_add_tcase(suite, tcase);
 	failed = stfs_check_main(suite);
 	printf("# %zu crashes, %zu more during recovery\n", crashes, recoveries);
+	printf("# plans: %zu header, %zu in place, %zu clone, %zu rebuild, %zu compact\n", met.header, met.in_place,
+	       met.clone, met.rebuild, met.compact);
+	printf("# in place: %zu collapse, %zu insert (%zu at 0), %zu several shifts, %zu move bytes too\n", met.collapse,
+	       met.insert, met.insert_at_0, met.many_shifts, met.moved);
+	printf("# %zu with readers, %zu with one that came late, %zu of several files\n", met.readers, met.late_readers,
+	       met.sharded);
 	return failed;
 }
