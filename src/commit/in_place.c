@@ -86,10 +86,11 @@ static int write_ahead(struct stfs_commit *commit, struct stfs_commit_file *file
 {
 	const struct stfs_layout_file *f = &file->problem.file;
 	const struct stfs_plan *plan = &file->plan;
+	bool shifts = stfs_steps_shifts(plan->steps, plan->count) > 0;
 	uint64_t end = end_before(file);
 	int r = 0;
 
-	if (stfs_steps_shifts(plan->steps, plan->count)) {
+	if (shifts) {
 		r = stfs_commit_try_shift(file->fd, f->length, f->block);
 		if (r == -EOPNOTSUPP || r == -EINVAL) {
 			file->no_shift = true;
@@ -100,7 +101,8 @@ static int write_ahead(struct stfs_commit *commit, struct stfs_commit_file *file
 		r = stfs_io_reserve(file->fd, f->length, end - f->length);
 	for (size_t i = 0; r == 0 && i < plan->before; i++)
 		r = stfs_step_run(file->fd, file->fd, &plan->steps[i], file->sources, commit);
-	if (r == 0 && plan->before)
+	/* The trial has changed the length for a while: the steps begin with a file that is as it was. */
+	if (r == 0 && (plan->before || shifts))
 		r = stfs_io_sync(file->fd);
 	return r;
 }
