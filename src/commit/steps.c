@@ -217,14 +217,20 @@ static int run_shift(struct stfs_journal *journal, size_t number, size_t next, i
 	return r < 0 ? r : stfs_journal_mark(journal, number, next + 1, NULL);
 }
 
-/* Behind the record nothing is written past the end of the file, and no file grows but by a shift. */
-static int check_bounds(int fd, const struct stfs_step *step)
+/* No plan makes a file longer than by its new header and what slides by way of the room behind it. */
+#define GROWTH_MOST (512ull << 20)
+
+/* A journal that asks for more, or for bytes that are not there, is none of ours. */
+static int check_bounds(int fd, const struct stfs_step *step, uint64_t limit)
 {
 	struct stat st;
 
 	if (fstat(fd, &st) < 0)
 		return -errno;
-	return step->to + step->len > (uint64_t)st.st_size ? -EUCLEAN : 0;
+	if (step->to + step->len > limit ||
+	    (step->kind == STFS_STEP_COPY && step->from + step->len > (uint64_t)st.st_size))
+		return -EUCLEAN;
+	return 0;
 }
 
 int stfs_steps_run_marked(struct stfs_journal *journal, size_t number, int fd, struct stfs_commit *progress)
@@ -232,7 +238,8 @@ int stfs_steps_run_marked(struct stfs_journal *journal, size_t number, int fd, s
 	struct stfs_journal_file *file = &journal->files[number];
 	size_t since = file->marked ? file->next_step : 0;
 	bool begun = file->marked && file->shift;
-	int r = 0;
+	struct stat st;
+	int r = fstat(fd, &st) < 0 ? -errno : 0;
 
 	for (size_t i = since; r == 0 && i < file->step_count; i++) {
 		if (is_shift(&file->steps[i])) {
@@ -251,7 +258,7 @@ int stfs_steps_run_marked(struct stfs_journal *journal, size_t number, int fd, s
 			since = i;
 		}
 		if (r == 0)
-			r = check_bounds(fd, &file->steps[i]);
+			r = check_bounds(fd, &file->steps[i], (uint64_t)st.st_size + GROWTH_MOST);
 		if (r == 0)
 			r = stfs_step_run(fd, fd, &file->steps[i], NULL, progress);
 	}

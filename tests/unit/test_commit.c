@@ -1127,7 +1127,7 @@ START_TEST(hostile_steps_come_to_an_end)
 	calls = stfs_io_system;
 	calls.pwrite = counted_pwrite;
 	stfs_io = &calls;
-	for (int round = 0; round < 1500; round++) {
+	for (int round = 0; round < 600; round++) {
 		struct stfs_step steps[6];
 		size_t count = below(6) + 1;
 
@@ -1136,7 +1136,7 @@ START_TEST(hostile_steps_come_to_an_end)
 						      .from = hostile_number(), .to = hostile_number(),
 						      .len = hostile_number()};
 		put_model(MODEL, OLD_TEXT, 0);
-		writes_left = 400;
+		writes_left = 4000;
 		steps_journal(steps, count);
 		(void)recover(&what, NULL);
 		expect_file("bystander", "untouched", 9, "hostile steps");
