@@ -147,6 +147,8 @@ static void move_blocks(struct file *f, size_t from, size_t to, size_t count)
 	bytes = count * SIM_BLOCK;
 	if (from * SIM_BLOCK + bytes > f->len)
 		bytes = f->len - from * SIM_BLOCK;
+	if (to * SIM_BLOCK + bytes > f->len)
+		bytes = f->len - to * SIM_BLOCK; /* the last block of an insert */
 	memmove(f->bytes + to * SIM_BLOCK, f->bytes + from * SIM_BLOCK, bytes);
 	memmove(f->map + to, f->map + from, count * sizeof(*f->map));
 	for (size_t b = from; b < from + count; b++) {
