@@ -86,10 +86,11 @@ static int write_ahead(struct stfs_commit *commit, struct stfs_commit_file *file
 {
 	const struct stfs_layout_file *f = &file->problem.file;
 	const struct stfs_plan *plan = &file->plan;
+	bool shifts = stfs_steps_shifts(plan->steps, plan->count) > 0;
 	uint64_t end = end_before(file);
 	int r = 0;
 
-	if (stfs_steps_shifts(plan->steps, plan->count)) {
+	if (shifts) {
 		r = stfs_commit_try_shift(file->fd, f->length, f->block);
 		if (r == -EOPNOTSUPP || r == -EINVAL) {
 			file->no_shift = true;
@@ -100,7 +101,8 @@ static int write_ahead(struct stfs_commit *commit, struct stfs_commit_file *file
 		r = stfs_io_reserve(file->fd, f->length, end - f->length);
 	for (size_t i = 0; r == 0 && i < plan->before; i++)
 		r = stfs_step_run(file->fd, file->fd, &plan->steps[i], file->sources, commit);
-	if (r == 0 && plan->before)
+	/* The trial has changed the length for a while: the steps begin with a file that is as it was. */
+	if (r == 0 && (plan->before || shifts))
 		r = stfs_io_sync(file->fd);
 	return r;
 }
@@ -200,11 +202,9 @@ static int take_back(struct stfs_commit *commit, struct stfs_journal *journal)
 	static const char nothing[8];
 	int r = 0;
 
-	for (size_t i = 0; i < commit->count; i++)
-		stfs_commit_unbuild(commit, &commit->files[i]);
 	if (journal->fd < 0)
 		return 0;
-	/* First the record, else a crash from here on would have recovery miss what is cut off. */
+	/* First the record, else a crash from here on would have recovery miss what is cut off and removed. */
 	if (journal->record_tried) {
 		r = stfs_io_write(journal->fd, nothing, sizeof(nothing), journal->record_at);
 		if (r == 0)
@@ -217,6 +217,8 @@ static int take_back(struct stfs_commit *commit, struct stfs_journal *journal)
 		if (r == 0)
 			r = stfs_io_sync(commit->files[i].fd);
 	}
+	for (size_t i = 0; r == 0 && i < commit->count; i++)
+		r = stfs_commit_unbuild(commit, &commit->files[i]);
 	if (r == 0)
 		r = stfs_journal_end(journal);
 	return r;
@@ -238,14 +240,19 @@ static int poison_all(struct stfs_commit *commit, const struct stfs_journal *jou
 	return r;
 }
 
-/* Whether somebody has opened a file since it was planned to move bytes in it. */
+/*
+ * Whether somebody has opened a file since it was planned to move bytes in it. With readers that were known
+ * then, the plan moves none, or nothing can take the file's place and no other plan would be better.
+ */
 static bool new_readers(struct stfs_commit *commit)
 {
-	for (size_t i = 0; !commit->ignore_readers && i < commit->count; i++) {
+	if (commit->ignore_readers || commit->readers)
+		return false;
+	for (size_t i = 0; i < commit->count; i++) {
 		const struct stfs_commit_file *file = &commit->files[i];
 
 		if (stfs_commit_in_place(file) && file->plan.before < file->plan.count &&
-		    !file->problem.file.replace_only && stfs_commit_has_readers(file->fd))
+		    stfs_commit_has_readers(file->fd))
 			commit->readers = true;
 	}
 	return commit->readers;

@@ -32,8 +32,8 @@ bool stfs_commit_has_readers(int fd);
  * STFS_COMMIT_REPLAN; -errno.
  */
 int stfs_commit_build(struct stfs_commit *commit, struct stfs_commit_file *file);
-/* Takes it away again. */
-void stfs_commit_unbuild(struct stfs_commit *commit, struct stfs_commit_file *file);
+/* Takes it away again. 0 or -errno. */
+int stfs_commit_unbuild(struct stfs_commit *commit, struct stfs_commit_file *file);
 /* The only file of the commit: its rename is the commit. 0 or -errno. */
 int stfs_commit_replace(struct stfs_commit *commit, struct stfs_commit_file *file, struct stfs_err *err);
 

@@ -18,10 +18,6 @@
 #define PART_HEAD 24
 static const char head_magic[8] = "STFSJNL1", record_magic[8] = "STFSREC1", mark_magic[8] = "STFSMRK1";
 
-/* What a journal that we wrote stays below; memory for reading one is bounded by it. */
-#define PART_MAX (4ull << 30)
-#define NAME_LEN_MAX 255
-
 void stfs_journal_close(struct stfs_journal *journal)
 {
 	for (size_t i = 0; i < journal->count; i++) {
@@ -74,7 +70,7 @@ static int write_part(const struct stfs_journal *journal, struct stfs_buf *out, 
 {
 	if (stfs_buf_status(out) < 0)
 		return stfs_buf_status(out);
-	if (out->len > PART_MAX)
+	if (out->len > STFS_JOURNAL_PART_MAX)
 		return -EFBIG;
 	stfs_store_le64(out->data + 8, out->len);
 	stfs_store_le64(out->data + 16, stfs_journal_hash(stfs_buf_str(out)));
@@ -161,7 +157,8 @@ void stfs_journal_give_back(struct stfs_journal *journal)
 {
 	struct stat st;
 
-	if (fstat(journal->fd, &st) == 0)
+	/* A length that was not set yet, before a crash, would take the room for the marks with it. */
+	if (fstat(journal->fd, &st) == 0 && (uint64_t)st.st_size >= journal->marks_at)
 		(void)stfs_io_truncate(journal->fd, (uint64_t)st.st_size);
 }
 

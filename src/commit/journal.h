@@ -21,6 +21,9 @@
 #include "commit/commit.h"
 #include "commit/extents.h"
 
+/* No part is longer: memory for reading a journal is bounded by it, whatever its file says. */
+#define STFS_JOURNAL_PART_MAX (1ull << 30)
+
 /* What the record says of a file. */
 enum stfs_journal_kind {
 	STFS_JOURNAL_IN_PLACE = 1, /* steps, then header */

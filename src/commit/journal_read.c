@@ -11,6 +11,7 @@
 #include "base/io.h"
 #include "commit/beside.h"
 #include "commit/journal.h"
+#include "format/header.h"
 
 #define PAGE 4096
 #define PART_HEAD 24
@@ -68,7 +69,8 @@ static int read_part(int fd, uint64_t at, uint64_t file_len, const char *magic, 
 		return r;
 	len = stfs_load_le64(head + 8);
 	sum = stfs_load_le64(head + 16);
-	if (memcmp(head, magic, 8) != 0 || len < PART_HEAD || len > file_len - at)
+	if (memcmp(head, magic, 8) != 0 || len < PART_HEAD || len > file_len - at ||
+	    len > STFS_JOURNAL_PART_MAX)
 		return 0;
 	stfs_buf_clear(out);
 	r = stfs_buf_fill(out, 0, len);
@@ -93,6 +95,22 @@ static bool good_name(const char *name, uint64_t len)
 	return name && len > 0 && len <= NAME_MAX && !memchr(name, '/', len) && !memchr(name, 0, len) &&
 	       !stfs_str_is(text, ".") && !stfs_str_is(text, "..") &&
 	       !stfs_str_ends_with(text, STFS_BESIDE_JOURNAL) && !stfs_str_ends_with(text, STFS_BESIDE_NEW);
+}
+
+/*
+ * Whether a record stands behind a head that cannot be read: the head was durable long before it, so that
+ * this is damage, and not a commit that had not begun.
+ */
+static bool has_record(const struct stfs_journal *journal, uint64_t file_len)
+{
+	const uint64_t heads_end = stfs_min_u64(file_len, FILES_MAX * 512ull);
+	char magic[8];
+
+	for (uint64_t at = PAGE; at < heads_end; at += PAGE)
+		if (stfs_io_read_exactly(journal->fd, magic, sizeof(magic), at) == 0 &&
+		    memcmp(magic, "STFSREC1", sizeof(magic)) == 0)
+			return true;
+	return false;
 }
 
 static int read_head(struct stfs_journal *journal, uint64_t file_len)
@@ -132,10 +150,33 @@ static int read_head(struct stfs_journal *journal, uint64_t file_len)
 	return 0;
 }
 
+/* Whether no more is asked for than the planner does (layout.h, L3): copies apart, and room for a header alone. */
+static bool good_step(const struct stfs_step *step, uint64_t *inserted)
+{
+	uint64_t end, from_end;
+
+	if (stfs_add_overflows(step->to, step->len, &end) || stfs_add_overflows(step->from, step->len, &from_end) ||
+	    end > INT64_MAX || from_end > INT64_MAX)
+		return false;
+	switch (step->kind) {
+	case STFS_STEP_COPY:
+		return step->from >= end || step->to >= from_end;
+	case STFS_STEP_INSERT:
+		return !stfs_add_overflows(*inserted, step->len, inserted) && *inserted <= 2ull * STFS_HEADER_MAX;
+	case STFS_STEP_COLLAPSE:
+	case STFS_STEP_TRUNCATE:
+		return true;
+	case STFS_STEP_WRITE: /* before the record, or beside the file */
+	case STFS_STEP_CLONE:
+		return false;
+	}
+	return false;
+}
+
 /* One file of the record. 0, -EPROTO or -ENOMEM. */
 static int read_file(struct reader *reader, struct stfs_journal_file *file)
 {
-	uint64_t kind = get64(reader), header_len;
+	uint64_t kind = get64(reader), header_len, inserted = 0;
 	const char *header;
 
 	file->kind = kind == STFS_JOURNAL_IN_PLACE ? STFS_JOURNAL_IN_PLACE : STFS_JOURNAL_RENAME;
@@ -151,12 +192,14 @@ static int read_file(struct reader *reader, struct stfs_journal_file *file)
 		return -ENOMEM;
 	for (size_t i = 0; i < file->step_count; i++) {
 		kind = get64(reader);
-		if (kind > STFS_STEP_TRUNCATE || kind == STFS_STEP_WRITE || kind == STFS_STEP_CLONE)
+		if (kind > STFS_STEP_TRUNCATE)
 			return -EPROTO;
 		file->steps[i] = (struct stfs_step){.kind = (enum stfs_step_kind)kind, .item = UINT32_MAX};
 		file->steps[i].from = get64(reader);
 		file->steps[i].to = get64(reader);
 		file->steps[i].len = get64(reader);
+		if (!good_step(&file->steps[i], &inserted))
+			return -EPROTO;
 	}
 	header = get_bytes(reader, header_len);
 	if (!header || (file->kind == STFS_JOURNAL_IN_PLACE && header_len < 8))
@@ -276,6 +319,9 @@ int stfs_journal_open(struct stfs_journal *journal, int folder_fd, const char *m
 		r = read_record(journal, (uint64_t)st.st_size);
 	if (r == 0 && journal->recorded)
 		r = read_marks(journal, (uint64_t)st.st_size);
+	if (r == -EBADMSG && has_record(journal, (uint64_t)st.st_size))
+		r = stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: is damaged: what the interrupted commit was "
+				 "about can no longer be read; nothing is touched", journal->path);
 	if (r == -EPROTO)
 		r = stfs_err_set(err, r, STFS_NO_POSITION, "%s: is no journal that this version can read",
 				 journal->path);

@@ -44,6 +44,23 @@ static void close_all(int *fds, size_t count)
 	free(fds);
 }
 
+/*
+ * Whoever wrote the journal may change their own files by it, not have root change those of others. A journal
+ * of root, or of us, may name any.
+ */
+static int check_owner(const struct stfs_journal *journal, int fd, const char *name, struct stfs_err *err)
+{
+	struct stat ours, theirs;
+
+	if (fstat(journal->fd, &ours) < 0 || fstat(fd, &theirs) < 0)
+		return -errno;
+	if (ours.st_uid == 0 || ours.st_uid == geteuid() || ours.st_uid == theirs.st_uid)
+		return 0;
+	return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: belongs to somebody else than %s, which tells of a "
+			    "change to it: it is not believed; look where it comes from, then remove it", name,
+			    journal->path);
+}
+
 /* Opens and locks the files of the journal: *out is an array of descriptors, -1 for one that is gone. */
 static int open_all(const struct stfs_journal *journal, int **out, struct stfs_err *err)
 {
@@ -63,6 +80,8 @@ static int open_all(const struct stfs_journal *journal, int **out, struct stfs_e
 		else if (flock(fds[i], LOCK_EX | LOCK_NB) < 0)
 			r = stfs_err_set(err, -EBUSY, STFS_NO_POSITION,
 					 "%s: another program has it open for changes", name);
+		else
+			r = check_owner(journal, fds[i], name, err);
 	}
 	if (r < 0)
 		close_all(fds, journal->count);
@@ -151,11 +170,31 @@ static int remove_temp(const struct stfs_journal *journal, const char *name)
 	return r == -ENOENT ? 0 : r;
 }
 
+/* Nothing was poisoned before the record was durable: if something is, the record was there and is damaged. */
+static int check_record(const struct stfs_journal *journal, const int *fds, struct stfs_err *err)
+{
+	char word[8];
+	int r;
+
+	for (size_t i = 0; i < journal->count; i++) {
+		if (!journal->files[i].old_word || fds[i] < 0)
+			continue;
+		r = stfs_io_read_exactly(fds[i], word, sizeof(word), 0);
+		if (r < 0 && r != -EIO)
+			return r;
+		if (r == 0 && (stfs_load_le64(word) & STFS_POISON || stfs_load_le64(word) == 0))
+			return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: a commit has begun to change it, "
+					    "and what %s says of it is damaged; nothing is touched",
+					    journal->files[i].name, journal->path);
+	}
+	return 0;
+}
+
 /* There is no record: cuts off what was written behind the end of the old files. */
-static int take_back(struct stfs_journal *journal, const int *fds)
+static int take_back(struct stfs_journal *journal, const int *fds, struct stfs_err *err)
 {
 	enum state state;
-	int r = 0;
+	int r = check_record(journal, fds, err);
 
 	for (size_t i = 0; r == 0 && i < journal->count; i++) {
 		const struct stfs_journal_file *file = &journal->files[i];
@@ -205,6 +244,9 @@ static int go_on(struct stfs_journal *journal, int *fds, struct stfs_err *err)
 {
 	int r = check_all(journal, fds, err);
 
+	/* A program that died may have written the record and not synced it: it has to outlast what follows. */
+	if (r == 0)
+		r = stfs_io_sync(journal->fd);
 	for (size_t i = 0; r == 0 && i < journal->count; i++) {
 		const struct stfs_journal_file *file = &journal->files[i];
 
@@ -248,7 +290,7 @@ int stfs_commit_recover(int folder_fd, const char *model, enum stfs_recovered *w
 		r = open_all(&journal, &fds, err);
 		*what = journal.recorded ? STFS_RECOVERED_NEW : STFS_RECOVERED_OLD;
 		if (r == 0)
-			r = journal.recorded ? go_on(&journal, fds, err) : take_back(&journal, fds);
+			r = journal.recorded ? go_on(&journal, fds, err) : take_back(&journal, fds, err);
 	}
 	if (fds)
 		close_all(fds, journal.count);

@@ -80,17 +80,17 @@ int stfs_commit_build(struct stfs_commit *commit, struct stfs_commit_file *file)
 	if (r == 0 && flock(file->new_fd, LOCK_EX | LOCK_NB) < 0)
 		r = -errno;
 	if (r < 0)
-		stfs_commit_unbuild(commit, file);
+		(void)stfs_commit_unbuild(commit, file);
 	return r;
 }
 
-void stfs_commit_unbuild(struct stfs_commit *commit, struct stfs_commit_file *file)
+int stfs_commit_unbuild(struct stfs_commit *commit, struct stfs_commit_file *file)
 {
 	if (file->new_fd < 0)
-		return;
+		return 0;
 	close(file->new_fd);
 	file->new_fd = -1;
-	(void)stfs_io_unlink(commit->folder_fd, file->temp);
+	return stfs_io_unlink(commit->folder_fd, file->temp);
 }
 
 /* What open(2) would have given a new file: the creation mask is only to be had by setting it. */
@@ -118,7 +118,7 @@ int stfs_commit_replace(struct stfs_commit *commit, struct stfs_commit_file *fil
 	if (r >= 0)
 		r = stfs_io_rename(commit->folder_fd, file->temp, file->name, flags);
 	if (r < 0) {
-		stfs_commit_unbuild(commit, file);
+		(void)stfs_commit_unbuild(commit, file);
 		return r;
 	}
 	commit->recorded = true;

@@ -114,7 +114,7 @@ size_t stfs_steps_shifts(const struct stfs_step *steps, size_t count)
 	return shifts;
 }
 
-/* Whether `step` overwrites or cuts off bytes that `earlier` reads. */
+/* Whether `step` overwrites bytes that `earlier` reads, or cuts off what it reads or writes. */
 static bool destroys(const struct stfs_step *step, const struct stfs_step *earlier)
 {
 	uint64_t from = earlier->from, end = earlier->from + earlier->len;
@@ -122,7 +122,7 @@ static bool destroys(const struct stfs_step *step, const struct stfs_step *earli
 	if (earlier->kind != STFS_STEP_COPY)
 		return false;
 	if (step->kind == STFS_STEP_TRUNCATE)
-		return end > step->to;
+		return stfs_max_u64(end, earlier->to + earlier->len) > step->to;
 	return step->to < end && from < step->to + step->len;
 }
 
@@ -217,12 +217,29 @@ static int run_shift(struct stfs_journal *journal, size_t number, size_t next, i
 	return r < 0 ? r : stfs_journal_mark(journal, number, next + 1, NULL);
 }
 
+/* No plan makes a file longer than by its new header and what slides by way of the room behind it. */
+#define GROWTH_MOST (512ull << 20)
+
+/* A journal that asks for more, or for bytes that are not there, is none of ours. */
+static int check_bounds(int fd, const struct stfs_step *step, uint64_t limit)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	if (step->to + step->len > limit ||
+	    (step->kind == STFS_STEP_COPY && step->from + step->len > (uint64_t)st.st_size))
+		return -EUCLEAN;
+	return 0;
+}
+
 int stfs_steps_run_marked(struct stfs_journal *journal, size_t number, int fd, struct stfs_commit *progress)
 {
 	struct stfs_journal_file *file = &journal->files[number];
 	size_t since = file->marked ? file->next_step : 0;
 	bool begun = file->marked && file->shift;
-	int r = 0;
+	struct stat st;
+	int r = fstat(fd, &st) < 0 ? -errno : 0;
 
 	for (size_t i = since; r == 0 && i < file->step_count; i++) {
 		if (is_shift(&file->steps[i])) {
@@ -240,6 +257,8 @@ int stfs_steps_run_marked(struct stfs_journal *journal, size_t number, int fd, s
 				r = stfs_journal_mark(journal, number, i, NULL);
 			since = i;
 		}
+		if (r == 0)
+			r = check_bounds(fd, &file->steps[i], (uint64_t)st.st_size + GROWTH_MOST);
 		if (r == 0)
 			r = stfs_step_run(fd, fd, &file->steps[i], NULL, progress);
 	}

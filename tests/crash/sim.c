@@ -61,6 +61,9 @@ static struct state now;
 static struct op *ops;
 static size_t op_count;
 static bool recording;
+static bool first_run; /* what is recorded is no recovery */
+static bool crashed;   /* and the next is one */
+static void (*on_poison)(void);
 
 static uint64_t random_below(uint64_t bound)
 {
@@ -144,6 +147,8 @@ static void move_blocks(struct file *f, size_t from, size_t to, size_t count)
 	bytes = count * SIM_BLOCK;
 	if (from * SIM_BLOCK + bytes > f->len)
 		bytes = f->len - from * SIM_BLOCK;
+	if (to * SIM_BLOCK + bytes > f->len)
+		bytes = f->len - to * SIM_BLOCK; /* the last block of an insert */
 	memmove(f->bytes + to * SIM_BLOCK, f->bytes + from * SIM_BLOCK, bytes);
 	memmove(f->map + to, f->map + from, count * sizeof(*f->map));
 	for (size_t b = from; b < from + count; b++) {
@@ -295,6 +300,15 @@ static void done(struct op *op)
 	op_count--;
 }
 
+static void poisoned(void)
+{
+	void (*hook)(void) = on_poison;
+
+	on_poison = NULL;
+	if (hook)
+		hook();
+}
+
 static ssize_t sim_pwrite(int fd, const void *bytes, size_t len, off_t offset)
 {
 	int file = number_of(fd);
@@ -303,6 +317,9 @@ static ssize_t sim_pwrite(int fd, const void *bytes, size_t len, off_t offset)
 
 	if (put <= 0 || file < 0)
 		return put;
+	/* The length was set with the record: a mark changes no more than bytes. */
+	if (first_run && len > 8 && memcmp(bytes, "STFSMRK1", 8) == 0)
+		ck_assert_uint_le((uint64_t)offset + len, now.files[file].len);
 	op = note(OP_WRITE, file);
 	op->at = (uint64_t)offset;
 	op->len = (uint64_t)put;
@@ -312,6 +329,8 @@ static ssize_t sim_pwrite(int fd, const void *bytes, size_t len, off_t offset)
 	for (size_t b = 0; b < op->blocks; b++)
 		op->map[b] = allocate();
 	done(op);
+	if (len == 8 && offset == 0 && ((const unsigned char *)bytes)[7] & 0x80)
+		poisoned();
 	return put;
 }
 
@@ -602,6 +621,7 @@ void sim_record(void)
 	forget_ops();
 	copy_state(&base, &now);
 	recording = true;
+	first_run = !crashed;
 }
 
 size_t sim_calls(void)
@@ -621,6 +641,20 @@ const char *sim_name(size_t call)
 		 ops[call].file >= 0 ? now.files[ops[call].file].name : "", ops[call].to,
 		 (unsigned long long)ops[call].at, (unsigned long long)ops[call].len);
 	return line;
+}
+
+void sim_on_poison(void (*hook)(void))
+{
+	on_poison = hook;
+}
+
+void sim_count_inserts(size_t *all, size_t *at_0)
+{
+	*all = *at_0 = 0;
+	for (size_t i = 0; i < op_count; i++) {
+		*all += ops[i].kind == OP_INSERT;
+		*at_0 += ops[i].kind == OP_INSERT && ops[i].at == 0;
+	}
 }
 
 /* ---- Crashes ---- */
@@ -734,13 +768,29 @@ struct sim_saved *sim_save(void)
 	ops = calloc(OPS_MAX, sizeof(*ops));
 	ck_assert_ptr_nonnull(ops);
 	op_count = 0;
+	crashed = true;
+	first_run = false;
 	return saved;
+}
+
+void sim_record_on(const struct sim_saved *saved, size_t count)
+{
+	forget_ops();
+	copy_state(&base, &saved->base);
+	for (; op_count < count; op_count++) {
+		ops[op_count] = saved->ops[op_count];
+		ops[op_count].data = ops[op_count].data ? copy_of(ops[op_count].data, ops[op_count].len) : NULL;
+		ops[op_count].map = ops[op_count].map
+			? copy_of(ops[op_count].map, ops[op_count].blocks * sizeof(uint64_t)) : NULL;
+	}
+	recording = true;
 }
 
 void sim_restore(struct sim_saved *saved)
 {
 	forget_ops();
 	free(ops);
+	crashed = false;
 	ops = saved->ops;
 	op_count = saved->count;
 	copy_state(&base, &saved->base);

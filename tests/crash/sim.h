@@ -44,10 +44,17 @@ size_t sim_parts(size_t call);
  */
 void sim_crash(size_t call, enum sim_policy policy, size_t part);
 
+/* Calls `hook` when a file's length word has been poisoned, once; NULL: no more. */
+void sim_on_poison(void (*hook)(void));
+
+/* Of the calls recorded: inserts, and those of them at byte 0. */
+void sim_count_inserts(size_t *all, size_t *at_0);
+
 /* The record as it is now, put aside and taken back, so that a crash during recovery can be tried. */
 struct sim_saved;
 struct sim_saved *sim_save(void);
+/* Records on behind the first `count` calls of those put aside: what they had not synced may still be lost. */
+void sim_record_on(const struct sim_saved *saved, size_t count);
 void sim_restore(struct sim_saved *saved);
-
 
 #endif

@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/arith.h"
 #include "base/buf.h"
 #include "base/cleanup.h"
 #include "base/io.h"
@@ -178,6 +179,8 @@ static const char *name_of(size_t number)
 	return name;
 }
 
+static bool compacts; /* the commit at hand is asked to */
+
 static void some_edits(struct stfs_edit *edit, size_t count)
 {
 	struct stfs_edit_pair pair;
@@ -213,8 +216,10 @@ static void some_edits(struct stfs_edit *edit, size_t count)
 						       stfs_str_slice(root, below(strlen(root))), NULL), 0);
 			break;
 		default:
-			if (!below(3))
-				ck_assert_int_eq(stfs_edit_compact(edit, NULL), 0);
+			if (below(3))
+				break;
+			ck_assert_int_eq(stfs_edit_compact(edit, NULL), 0);
+			compacts = true;
 			break;
 		}
 	}
@@ -274,6 +279,39 @@ static void make_model(void)
 static uint64_t old_print, new_print;
 static size_t crashes, recoveries;
 
+/* What the suite has met: a plan that no test makes is a plan that no test cuts off. */
+static struct {
+	size_t header, in_place, clone, rebuild; /* by kind */
+	size_t collapse, insert, insert_at_0, many_shifts, moved;
+	size_t compact, readers, late_readers, sharded;
+} met;
+
+static void count_plan(const struct stfs_edit_result *result, bool compact)
+{
+	size_t inserts, at_0, shifts = 0;
+
+	for (size_t i = 0; i < result->count; i++) {
+		const struct stfs_edit_file *f = &result->files[i];
+
+		if (f->is_index)
+			continue;
+		met.header += f->kind == STFS_PLAN_HEADER;
+		met.in_place += f->kind == STFS_PLAN_IN_PLACE;
+		met.clone += f->kind == STFS_PLAN_CLONE;
+		met.rebuild += f->kind == STFS_PLAN_REBUILD;
+		met.many_shifts += f->kind == STFS_PLAN_IN_PLACE && f->shifts > 1;
+		met.moved += f->kind == STFS_PLAN_IN_PLACE && f->shifts && f->cost.moved;
+		shifts += f->kind == STFS_PLAN_IN_PLACE ? f->shifts : 0;
+		met.compact += compact && f->kind != STFS_PLAN_HEADER;
+	}
+	if (!shifts)
+		return;
+	sim_count_inserts(&inserts, &at_0);
+	met.insert += inserts;
+	met.insert_at_0 += at_0;
+	met.collapse += shifts > inserts;
+}
+
 /* Nothing but the model's files may be left. */
 static void check_litter(const char *where)
 {
@@ -301,6 +339,9 @@ static void recover(const char *where)
 	uint64_t print;
 	int r = stfs_recover(model_path(), 0, &what, &err);
 
+	if (r < 0)
+		for (size_t i = 0; i < sim_calls(); i++)
+			printf("# %zu %s\n", i, sim_name(i));
 	ck_assert_msg(r == 0, "%s: %s", where, err.message);
 	print = print_of_folder();
 	ck_assert_msg(print == old_print || print == new_print, "neither old nor new after %s", where);
@@ -314,14 +355,20 @@ static void recover_with_crashes(size_t call, enum sim_policy policy, size_t par
 	struct sim_saved *saved = sim_save();
 	char where[900];
 	size_t calls;
+	bool goes_on;
 
 	snprintf(where, sizeof(where), "call %zu, policy %d, part %zu (STFS_SEED %" PRIu64 ")", call, (int)policy, part,
 		 seed);
 	check_before(where);
-	sim_record();
+	/* A program that died has synced nothing: the power may go before its last calls are on the disk. */
+	goes_on = policy == SIM_STOPPED && part == 0;
+	if (goes_on)
+		sim_record_on(saved, call);
+	else
+		sim_record();
 	recover(where);
 	calls = sim_calls();
-	for (size_t i = 0; deep && i < calls; i++) {
+	for (size_t i = goes_on ? call : 0; deep && i < calls; i++) {
 		size_t parts = sim_parts(i);
 
 		if (below(3))
@@ -337,6 +384,8 @@ static void recover_with_crashes(size_t call, enum sim_policy policy, size_t par
 	crashes++;
 }
 
+static int cuts = 3; /* power cuts tried before each call */
+
 static void crash_everywhere(uint64_t seed)
 {
 	size_t calls = sim_calls();
@@ -346,7 +395,7 @@ static void crash_everywhere(uint64_t seed)
 
 		sim_crash(call, SIM_STOPPED, 0);
 		recover_with_crashes(call, SIM_STOPPED, 0, !below(4), seed);
-		for (int i = 0; i < 3; i++) {
+		for (int i = 0; i < cuts; i++) {
 			sim_crash(call, SIM_CUT, 0);
 			recover_with_crashes(call, SIM_CUT, 0, !below(6), seed);
 		}
@@ -357,30 +406,186 @@ static void crash_everywhere(uint64_t seed)
 	}
 }
 
-/* A commit whose every call is recorded; then the crashes; then the next one upon what it left. */
-static void one_model(struct sim_abilities abilities, size_t commits)
+static int reader_fd = -1;
+
+/* Another program opens the model: what it holds then does not move. */
+static void open_reader(void)
+{
+	reader_fd = open(path_of(sharded ? "m-1.safetensors" : "m.safetensors"), O_RDONLY | O_CLOEXEC);
+	ck_assert_int_ge(reader_fd, 0);
+}
+
+static void close_reader(void)
+{
+	sim_on_poison(NULL);
+	if (reader_fd >= 0)
+		close(stfs_steal_fd(&reader_fd));
+}
+
+enum readers { NO_READER, READER, LATE_READER };
+
+/* A commit whose every call is recorded; then the crashes. The edits are staged. */
+static void commit_and_crash(struct stfs_edit *edit, enum readers readers, uint64_t seed)
+{
+	struct stfs_err err = STFS_ERR_INIT;
+	struct stfs_edit_result result;
+	uint64_t want = print_of_edit(edit);
+
+	sim_record();
+	if (readers == READER)
+		open_reader();
+	else if (readers == LATE_READER)
+		sim_on_poison(open_reader);
+	ck_assert_msg(stfs_edit_commit(edit, NULL, &result, &err) == 0, "%s (STFS_SEED %" PRIu64 ")", err.message, seed);
+	stfs_edit_close(edit);
+	met.readers += readers == READER && result.readers;
+	met.late_readers += readers == LATE_READER && result.readers;
+	met.sharded += result.count > 2;
+	count_plan(&result, compacts);
+	stfs_edit_result_free(&result);
+	close_reader();
+	new_print = print_of_folder();
+	ck_assert_msg(new_print == want, "a commit made something else of it (STFS_SEED %" PRIu64 ")", seed);
+	check_litter("a commit");
+	crash_everywhere(seed);
+	/* The last crash was after the last call: the new model stands. */
+	sim_crash(sim_calls(), SIM_STOPPED, 0);
+}
+
+static struct stfs_edit *open_model(void)
 {
 	struct stfs_err err = STFS_ERR_INIT;
 	struct stfs_edit *edit;
-	uint64_t want, seed = state;
+
+	ck_assert_msg(stfs_edit_open(model_path(), 0, &edit, &err) == 0, "%s", err.message);
+	old_print = print_of_edit(edit);
+	compacts = false;
+	return edit;
+}
+
+/* ---- Models of larger tensors, for which a block shift is worth its call ---- */
+
+static void put_sized(struct stfs_edit *edit, size_t number, uint64_t size)
+{
+	struct stfs_source source = {source_fd, below(4000)};
+	struct stfs_err err = STFS_ERR_INIT;
+
+	ck_assert_msg(stfs_edit_put(edit, stfs_str_from(name_of(number)), STFS_U8, &size, 1, source, &err) == 0, "%s",
+		      err.message);
+}
+
+static void remove_numbered(struct stfs_edit *edit, size_t number)
+{
+	ck_assert_int_eq(stfs_edit_remove(edit, stfs_str_from(name_of(number)), NULL), 0);
+}
+
+enum { LARGE_ONES = 9 };
+
+/* The reserve goes out of a file's header, as other writers have it; the file is put together anew. */
+static void take_slack(const char *path)
+{
+	STFS_AUTO_FREE char *text = NULL;
+	STFS_AUTO_FD int fd = open(path, O_RDWR | O_CLOEXEC);
+	STFS_AUTO_FREE char *data = NULL;
+	struct stat st;
+	char word[8];
+	size_t len, used, rest;
+
+	ck_assert(fd >= 0 && fstat(fd, &st) == 0 && pread(fd, word, 8, 0) == 8);
+	used = len = (size_t)stfs_load_le64(word);
+	rest = (size_t)st.st_size - 8 - len;
+	text = malloc(len);
+	data = malloc(rest);
+	ck_assert(pread(fd, text, len, 8) == (ssize_t)len && pread(fd, data, rest, (off_t)(8 + len)) == (ssize_t)rest);
+	while (text[used - 1] == ' ')
+		used--;
+	used = stfs_align_up(used, 8);
+	stfs_store_le64(word, used);
+	ck_assert(pwrite(fd, word, 8, 0) == 8 && pwrite(fd, data, rest, (off_t)(8 + used)) == (ssize_t)rest);
+	ck_assert_int_eq(ftruncate(fd, (off_t)(8 + used + rest)), 0);
+}
+
+static void make_large_model(bool even)
+{
+	struct stfs_err err = STFS_ERR_INIT;
+	struct stfs_edit *edit;
+
+	ck_assert_msg(stfs_edit_create(model_path(), 0, &edit, &err) == 0, "%s", err.message);
+	for (size_t i = 0; i < LARGE_ONES; i++)
+		put_sized(edit, i, even ? (5 + below(10)) * SIM_BLOCK : 20000 + below(40000));
+	/* Small ones, to fill what is left of a hole beside whole blocks. */
+	for (size_t i = 0; i < 6; i++)
+		put_sized(edit, 20 + i, 1 + below(6000));
+	ck_assert_msg(stfs_edit_commit(edit, NULL, NULL, &err) == 0, "%s", err.message);
+	stfs_edit_close(edit);
+	take_slack(model_path());
+}
+
+static void set_long(struct stfs_edit *edit, size_t len)
+{
+	STFS_AUTO_FREE char *value = malloc(len);
+
+	memset(value, 'v', len);
+	ck_assert_int_eq(stfs_edit_set(edit, stfs_str_from("long"), stfs_str_slice(value, len), NULL), 0);
+}
+
+static void large_edits(struct stfs_edit *edit, int which)
+{
+	switch (which) {
+	case 0:
+		remove_numbered(edit, 2 + below(4));
+		break;
+	case 1: /* holes apart from each other */
+		remove_numbered(edit, 1);
+		remove_numbered(edit, 4);
+		remove_numbered(edit, 6);
+		break;
+	case 2: /* the header has no room for it */
+		set_long(edit, 3000 + below(10000));
+		break;
+	case 3: /* new ones into the hole, or to the tail */
+		remove_numbered(edit, 3);
+		put_sized(edit, 50, 1 + below(9000));
+		put_sized(edit, 5, 1 + below(60000));
+		break;
+	default:
+		remove_numbered(edit, 0);
+		set_long(edit, 9000);
+		put_sized(edit, 50, 12345);
+		break;
+	}
+}
+
+enum { LARGE_EDITS = 5 };
+
+static void one_large_model(struct sim_abilities abilities, int which, bool even, enum readers readers)
+{
+	uint64_t seed = state;
+	struct stfs_edit *edit;
+
+	make_root();
+	make_large_model(even);
+	sim_begin(root, abilities, state);
+	edit = open_model();
+	large_edits(edit, which);
+	commit_and_crash(edit, readers, seed);
+	sim_end();
+	remove_root();
+}
+
+/* Commits one upon the other. */
+static void one_model(struct sim_abilities abilities, size_t commits)
+{
+	uint64_t seed = state;
 
 	make_root();
 	make_model();
 	sim_begin(root, abilities, state);
 	while (commits-- > 0) {
-		ck_assert_msg(stfs_edit_open(model_path(), 0, &edit, &err) == 0, "%s", err.message);
-		old_print = print_of_edit(edit);
+		struct stfs_edit *edit = open_model();
+
 		some_edits(edit, 1 + below(4));
-		want = print_of_edit(edit);
-		sim_record();
-		ck_assert_msg(stfs_edit_commit(edit, NULL, NULL, &err) == 0, "%s", err.message);
-		stfs_edit_close(edit);
-		new_print = print_of_folder();
-		ck_assert_msg(new_print == want, "a commit made something else of it (STFS_SEED %" PRIu64 ")", seed);
-		check_litter("a commit");
-		crash_everywhere(seed);
-		/* The last crash was after the last call: the new model stands. */
-		sim_crash(sim_calls(), SIM_STOPPED, 0);
+		commit_and_crash(edit, below(4) ? NO_READER : below(2) ? READER : LATE_READER, seed);
 	}
 	sim_end();
 	remove_root();
@@ -395,7 +600,7 @@ static int rounds(void)
 {
 	const char *text = getenv("STFS_CRASH_ROUNDS");
 
-	return text && *text ? atoi(text) : 6;
+	return text && *text ? atoi(text) : 5;
 }
 
 START_TEST(one_file)
@@ -416,6 +621,30 @@ START_TEST(two_shards)
 }
 END_TEST
 
+START_TEST(large_tensors)
+{
+	sharded = false;
+	cuts = 1;
+	state = stfs_check_seed() + 200 + (uint64_t)_i;
+	for (int i = 0; i < (rounds() + 4) / 5; i++) {
+		for (int even = 0; even < 2; even++)
+			one_large_model(kinds[0], _i, even, NO_READER);
+		one_large_model(kinds[0], _i, true, LATE_READER);
+		one_large_model(kinds[2], _i, true, NO_READER);
+	}
+	cuts = 3;
+}
+END_TEST
+
+/* Runs last: a plan that the suite no longer meets is one that nothing cuts off any more. */
+START_TEST(met_every_plan)
+{
+	ck_assert(met.header && met.in_place && met.clone && met.rebuild);
+	ck_assert(met.collapse && met.insert && met.insert_at_0 && met.many_shifts && met.moved);
+	ck_assert(met.compact && met.readers && met.late_readers && met.sharded);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("crash");
@@ -425,8 +654,16 @@ int main(void)
 	tcase_set_timeout(tcase, 0);
 	tcase_add_loop_test(tcase, one_file, 0, STFS_CHECK_COUNT(kinds));
 	tcase_add_loop_test(tcase, two_shards, 0, STFS_CHECK_COUNT(kinds));
+	tcase_add_loop_test(tcase, large_tensors, 0, LARGE_EDITS);
+	tcase_add_test(tcase, met_every_plan);
 	suite_add_tcase(suite, tcase);
 	failed = stfs_check_main(suite);
 	printf("# %zu crashes, %zu more during recovery\n", crashes, recoveries);
+	printf("# plans: %zu header, %zu in place, %zu clone, %zu rebuild, %zu compact\n", met.header, met.in_place,
+	       met.clone, met.rebuild, met.compact);
+	printf("# in place: %zu collapse, %zu insert (%zu at 0), %zu several shifts, %zu move bytes too\n", met.collapse,
+	       met.insert, met.insert_at_0, met.many_shifts, met.moved);
+	printf("# %zu with readers, %zu with one that came late, %zu of several files\n", met.readers, met.late_readers,
+	       met.sharded);
 	return failed;
 }
