@@ -229,6 +229,7 @@ static int make_file(struct part *part, struct stfs_commit_file *file, struct st
 	};
 	file->problem.compact = edit->compact;
 	if (shard) {
+		file->header_hash = stfs_commit_hash(stfs_str_slice(shard->header->text, shard->header->text_len));
 		file->problem.file.length = shard->size;
 		file->problem.file.data_start = stfs_header_data_start(shard->header);
 	}
@@ -486,11 +487,11 @@ static int run(struct stfs_edit *edit, struct commit_parts *all, const struct st
 	if (r == 0)
 		r = stfs_commit_run(&all->commit, err);
 	edit->stuck = r < 0 && all->commit.recorded;
-	if (r == 0)
-		r = fill_result(edit, all, result);
 	if (r < 0)
 		return r;
-	r = reopen(edit, all, err);
+	r = fill_result(edit, all, result);
+	if (r == 0)
+		r = reopen(edit, all, err);
 	if (r < 0) {
 		edit->stuck = true; /* what is staged is committed: it must not be committed again */
 		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: the edits are committed, but the model cannot be "
