@@ -199,6 +199,7 @@ static int take_back(struct stfs_journal *journal, const int *fds, struct stfs_e
 	enum state state;
 	int r = check_record(journal, fds, err);
 
+
 	for (size_t i = 0; r == 0 && i < journal->count; i++) {
 		const struct stfs_journal_file *file = &journal->files[i];
 		struct stat st;
@@ -262,11 +263,8 @@ static int go_on(struct stfs_journal *journal, int *fds, struct stfs_err *err)
 {
 	int r = check_all(journal, fds, err);
 
-	/* A program that died may have written the record and not synced it: it has to outlast what follows. */
-	if (r == 0) {
+	if (r == 0)
 		stfs_journal_give_back(journal);
-		r = stfs_io_sync(journal->fd);
-	}
 	for (size_t i = 0; r == 0 && i < journal->count; i++) {
 		const struct stfs_journal_file *file = &journal->files[i];
 
@@ -327,6 +325,23 @@ int stfs_commit_named(int folder_fd, const char *name, char **journal)
 	return r > 0 && !*journal ? -ENOMEM : r;
 }
 
+/*
+ * A program that died has written what it did not sync: a record, a length word, a name. What is found now
+ * decides what is done, so it has to be what will be found after the next crash.
+ */
+static int settle(const struct stfs_journal *journal, const int *fds)
+{
+	int r = stfs_io_sync(journal->fd);
+
+	for (size_t i = 0; r == 0 && i < journal->count; i++) {
+		if (fds[i] >= 0)
+			r = stfs_io_sync(fds[i]);
+		if (r == -EINVAL) /* a pipe that took a file's place */
+			r = 0;
+	}
+	return r < 0 ? r : stfs_io_sync_folder(journal->folder_fd);
+}
+
 /* Whose the model is: the journal must be theirs (C5). */
 static int owner_of(int folder_fd, const char *model, uid_t *owner)
 {
@@ -357,6 +372,8 @@ int stfs_commit_recover(int folder_fd, const char *model, enum stfs_recovered *w
 	} else if (r == 0) {
 		r = open_all(&journal, &fds, err);
 		*what = journal.recorded ? STFS_RECOVERED_NEW : STFS_RECOVERED_OLD;
+		if (r == 0)
+			r = settle(&journal, fds);
 		if (r == 0)
 			r = journal.recorded ? go_on(&journal, fds, err) : take_back(&journal, fds, err);
 	}

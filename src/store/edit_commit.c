@@ -323,6 +323,49 @@ static int make_index(struct stfs_edit *edit, struct commit_parts *all, struct s
 
 /* ---- The commit ---- */
 
+static bool is_empty(const struct stfs_edit *edit, uint32_t shard)
+{
+	for (size_t i = 0; i < edit->count; i++)
+		if (!edit->slots[i].removed && edit->slots[i].shard == shard)
+			return false;
+	return true;
+}
+
+static int keep_pair(struct stfs_edit *edit, const bool *empty, const struct stfs_pair *pair)
+{
+	struct stfs_str key = stfs_str_slice(pair->key, pair->key_len);
+	uint32_t heir = 0;
+
+	for (uint32_t i = 0; i < edit->shard_count; i++)
+		if (!empty[i] && stfs_edit_find_pair(&edit->shards[i], key))
+			return 0;
+	while (heir < edit->shard_count && empty[heir])
+		heir++;
+	if (heir == edit->shard_count)
+		return 0; /* the model would lose its last tensor, which the index refuses */
+	stfs_edit_touch(edit, heir);
+	return stfs_edit_add_pair(&edit->shards[heir], key, stfs_str_slice(pair->value, pair->value_len));
+}
+
+/* A shard that loses its last tensor drops out of the index: what metadata it alone had goes to another. */
+static int keep_metadata(struct stfs_edit *edit)
+{
+	STFS_AUTO_FREE bool *empty = calloc(edit->shard_count, sizeof(*empty));
+	bool any = false;
+	int r = empty ? 0 : -ENOMEM;
+
+	for (uint32_t i = 0; r == 0 && edit->shard_count > 1 && i < edit->shard_count; i++) {
+		empty[i] = edit->shards[i].dirty && is_empty(edit, i);
+		any |= empty[i];
+	}
+	for (uint32_t i = 0; r == 0 && any && i < edit->shard_count; i++)
+		r = stfs_edit_load_metadata(edit, i);
+	for (uint32_t i = 0; r == 0 && any && i < edit->shard_count; i++)
+		for (size_t k = 0; r == 0 && empty[i] && k < edit->shards[i].pair_count; k++)
+			r = keep_pair(edit, empty, &edit->shards[i].pairs[k]);
+	return r;
+}
+
 static int make_parts(struct stfs_edit *edit, struct commit_parts *all, struct stfs_err *err)
 {
 	int r = 0;
@@ -332,6 +375,7 @@ static int make_parts(struct stfs_edit *edit, struct commit_parts *all, struct s
 	all->files = calloc(edit->shard_count + 1, sizeof(*all->files));
 	if (!all->parts || !all->files)
 		return -ENOMEM;
+	r = keep_metadata(edit);
 	for (uint32_t i = 0; r == 0 && i < edit->shard_count; i++) {
 		struct part *part = &all->parts[all->count];
 

@@ -90,6 +90,9 @@ void stfs_edit_touch(struct stfs_edit *edit, uint32_t shard);
 /* The pairs of a shard as staged: 0 or -ENOMEM. */
 int stfs_edit_load_metadata(struct stfs_edit *edit, uint32_t shard);
 void stfs_edit_free_pairs(struct stfs_edit_shard *shard);
+int stfs_edit_add_pair(struct stfs_edit_shard *shard, struct stfs_str key, struct stfs_str value);
+/* The pair with that key, or NULL. The shard's metadata is loaded. */
+struct stfs_pair *stfs_edit_find_pair(struct stfs_edit_shard *shard, struct stfs_str key);
 
 /* ---- spool.c ---- */
 
