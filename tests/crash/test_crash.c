@@ -595,12 +595,14 @@ static const struct sim_abilities kinds[] = {
 	{.shift = true}, {.shift = false}, {.shift = true, .clone = true}, {.clone = true},
 };
 
+enum { ROUNDS = 5 };
+
 /* Models of each kind and size of test; more of them with STFS_CRASH_ROUNDS. */
 static int rounds(void)
 {
 	const char *text = getenv("STFS_CRASH_ROUNDS");
 
-	return text && *text ? atoi(text) : 5;
+	return text && *text ? atoi(text) : ROUNDS;
 }
 
 START_TEST(one_file)
@@ -639,6 +641,8 @@ END_TEST
 /* Runs last: a plan that the suite no longer meets is one that nothing cuts off any more. */
 START_TEST(met_every_plan)
 {
+	if (rounds() < ROUNDS)
+		return; /* a short run */
 	ck_assert(met.header && met.in_place && met.clone && met.rebuild);
 	ck_assert(met.collapse && met.insert && met.insert_at_0 && met.many_shifts && met.moved);
 	ck_assert(met.compact && met.readers && met.late_readers && met.sharded);

@@ -1,0 +1,335 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Puts faults into the sources, one at a time, and tells which test notices each.
+
+    tests/mutants.py [SUITE | WORD ...]
+
+A mutant names a file, the exact text there, what stands in its place, the suite to run
+(tests/unit/test_SUITE.c, tests/crash/test_crash.c) and the test that must fail in it; others may fail as well. The tree is copied
+to a temporary directory and built there once. A mutant that no test notices, one that its own test does
+not notice, and a text that is not found exactly once are failures: TAP, a case a mutant.
+"""
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+class Mutant(NamedTuple):
+    """One fault: `what` is wrong with it, in words."""
+    what: str
+    file: str
+    old: str
+    new: str
+    test: str
+    suite: str = "layout"
+
+
+MUTANTS = [
+    Mutant("the edge before a hole is copied the wrong way",
+           "src/layout/steps.c", "at - before, at + len - before, before);",
+           "at - before, at + len, before);", "every_item_has_its_bytes"),
+    Mutant("a collapse begins a block too early",
+           "src/layout/steps.c", "push(b, STFS_STEP_COLLAPSE, NO_ITEM, 0, at, len);\n	b->length -= len;",
+           "push(b, STFS_STEP_COLLAPSE, NO_ITEM, 0, at - b->block, len);\n	b->length -= len;",
+           "every_item_has_its_bytes"),
+    Mutant("a collapse reaches the end of the file",
+           "src/layout/steps.c", "if (rest <= after) {", "if (rest < after) {",
+           "a_hole_before_the_last_edge_is_cut_off"),
+    Mutant("the first block is collapsed",
+           "src/layout/steps.c", "(after <= before || keep_first_block)", "(after <= before)",
+           "calls_are_legal"),
+    Mutant("the truncation before the tail falls is missing",
+           "src/layout/steps.c", "	if (length != b->length)\n		push(b, STFS_STEP_TRUNCATE, NO_ITEM, 0, length, 0);",
+           "", "items_lie_one_behind_the_other"),
+    Mutant("gaps are closed from the first to the last",
+           "src/layout/steps.c", "	close_gaps(&b);\n	move_front(&b);", "	move_front(&b);\n	close_gaps(&b);",
+           "every_item_has_its_bytes"),
+    Mutant("fillers are copied before the record",
+           "src/layout/steps.c", "	plan->before = plan->count;\n	copy_fillers(&b, scratch);",
+           "	copy_fillers(&b, scratch);\n	plan->before = plan->count;",
+           "nothing_old_is_touched_before_the_record"),
+    Mutant("fillers lie in another order than their places say",
+           "src/layout/steps.c", "			push(b, STFS_STEP_COPY, number, from, at, item->size);\n			at += item->size;",
+           "			at += item->size;\n			push(b, STFS_STEP_COPY, number, from, at, item->size);",
+           "every_item_has_its_bytes"),
+    Mutant("the tail is written without regard to the block",
+           "src/layout/steps.c", "		at += (end % b->block + b->block - at % b->block) % b->block;",
+           "		at += 0;", "calls_are_legal"),
+    Mutant("neighbouring copies become one though they then overlap",
+           "src/layout/steps.c", " &&\n	       (last->to >= last->from + len || last->from >= last->to + len);", ";",
+           "copies_may_be_done_again"),
+    Mutant("the pieces of a rebuild come in any order",
+           "src/layout/steps.c", "		qsort(plan->steps, plan->count, sizeof(*plan->steps), by_target);",
+           "		(void)by_target;", "new_bytes_come_before_the_record"),
+    Mutant("shared pieces begin off a block",
+           "src/layout/steps.c", "(b->block - from % b->block) % b->block);", "from % b->block);",
+           "calls_are_legal"),
+    Mutant("a filler in the way of others is not saved first",
+           "src/layout/choice.c", "stfs_item_is_new(item) || ((from > 0 || front) && from < t->run_count)",
+           "stfs_item_is_new(item)", "every_item_has_its_bytes"),
+    Mutant("tensors that shall lie before the run leave the header what they need themselves",
+           "src/layout/choice.c", "	t->data_start = at;\n", "	t->data_start = at + 8;\n",
+           "without_shifts_the_front_is_filled"),
+    Mutant("fillers of a gap that vanished are not released",
+           "src/layout/choice.c", "		t->gap_of[number] = STFS_IN_TAIL;\n		stfs_pool_release(&c->pool, number);",
+           "		t->gap_of[number] = STFS_IN_TAIL;", "items_lie_one_behind_the_other"),
+    Mutant("gaps that are no whole blocks count as such",
+           "src/layout/choice.c", "c->view->block && gap % c->view->block == 0);",
+           "c->view->block && gap % c->view->block < 16);", "calls_are_legal"),
+    Mutant("a window ends where the place does not fit",
+           "src/layout/choice.c", "slot_of(c, (uint32_t)(run_end(c, i - 1) % c->view->block));",
+           "slot_of(c, (uint32_t)((run_end(c, i - 1) + 512) % c->view->block));", "calls_are_legal"),
+    Mutant("no window is searched for",
+           "src/layout/search.c", "	if (r == 0)\n		r = search_windows(&s);\n", "	(void)search_windows;\n",
+           "a_window_elsewhere_fills_an_odd_hole"),
+    Mutant("the tail is not tidied",
+           "src/layout/search.c", "	if (r == 0)\n		r = tidy_tail(&s);\n", "	(void)tidy_tail;\n",
+           "small_odd_tensors_stay_last"),
+    Mutant("runs begin at the first tensor only",
+           "src/layout/search.c", "if (hole || !before) {", "if (first == 0) {",
+           "small_first_tensors_make_room_for_the_header"),
+    Mutant("readers do not hold a plan back",
+           "src/layout/plan.c", "r == 0 && !file->replace_only && (!view->block", "r == 0 && (!view->block",
+           "readers_keep_their_file"),
+    Mutant("a plan that moves is searched for where a reader allows none",
+           "src/layout/choice.c", " || (file->replace_only && !file->can_clone && !in_place))", ")",
+           "readers_do_not_forbid_to_append"),
+    Mutant("an estimate is trusted beyond the rewrite",
+           "src/layout/plan.c", "(!c.found || c.best.cost.total > whole->cost.total)", "!c.found",
+           "pieces_too_small_to_share_are_written_anew"),
+    Mutant("a plan that does not fit is taken",
+           "src/layout/plan.c", "made == 0 && other->cost.space <= c->room &&", "made == 0 &&",
+           "room_is_never_exceeded"),
+    Mutant("the header is said to fit where it does not",
+           "src/layout/plan.c", "8 + p->header_same > p->file.data_start)", "p->header_same > p->file.data_start + 64)",
+           "items_lie_one_behind_the_other"),
+    Mutant("a new tensor's alignment is forgotten",
+           "src/layout/internal.h", "view->problem->compact || stfs_item_is_new(item) || ", "view->problem->compact || ",
+           "alignments_are_kept"),
+    Mutant("compact keeps what is badly aligned",
+           "src/layout/internal.h", "	if (view->problem->compact || ", "	if (",
+           "compact_aligns_all_and_keeps_no_reserve"),
+    Mutant("compact keeps the header's reserve",
+           "src/layout/view.c", "		view->header_good = view->header_min;",
+           "		view->header_good = view->header_min + 4096;", "compact_aligns_all_and_keeps_no_reserve"),
+    Mutant("data may begin anywhere",
+           "src/layout/view.c", "	if (old % 8 || (!view->block && old < view->header_min))",
+           "	if (!view->block && old < view->header_min)", "data_begins_at_a_multiple_of_eight"),
+    Mutant("small tensors lie before large ones in a tail",
+           "src/layout/view.c", "+ (item->size < SMALL);", "+ (item->size >= SMALL);",
+           "small_tensors_lie_behind_large_ones"),
+    Mutant("overlapping tensors are taken",
+           "src/layout/view.c", "		if (item->old < end || ", "		if (",
+           "items_that_overlap_or_lie_outside_are_refused"),
+    Mutant("a single filler may be larger than its gap",
+           "src/layout/fill.c", "		if (item->size > gap || residue_of", "		if (residue_of",
+           "fillers_fit_into_their_hole"),
+    Mutant("a set of fillers may be larger than its gap",
+           "src/layout/fill.c", " && from->bytes + more.bytes <= gap &&", " &&", "fillers_fit_into_their_hole"),
+    Mutant("a slide goes up from its beginning",
+           "src/layout/slide.c", "up ? x->len - done - len : done;", "done;", "every_item_has_its_bytes"),
+    Mutant("a slide's pieces are longer than its way",
+           "src/layout/slide.c", "		if (len > distance(x)) {", "		if (len > x->len) {",
+           "copies_may_be_done_again"),
+    Mutant("what slides up goes after what slides down from the front",
+           "src/layout/slide.c", "	for (size_t i = s->count; i-- > 0;)\n		if (s->stretches[i].to > s->stretches[i].from)",
+           "	for (size_t i = 0; i < s->count; i++)\n		if (s->stretches[i].to > s->stretches[i].from)",
+           "every_item_has_its_bytes"),
+    # The executor: commit/test_commit.c, crash/test_crash.c, unit/test_edit.c.
+    Mutant("the length word is not poisoned before the steps",
+           "src/commit/in_place.c", "r = poison_all(commit, &journal, STFS_POISON);",
+           "r = poison_all(commit, &journal, 0);", "large_tensors", "crash"),
+    Mutant("the length word is written with the header",
+           "src/commit/in_place.c", "r = stfs_io_write(fd, file->header.data + 8, file->header.len - 8, 8);",
+           "r = stfs_io_write(fd, file->header.data, file->header.len, 0);", "one_file", "crash"),
+    Mutant("the header is written before the steps",
+           "src/commit/in_place.c", "	int r = stfs_steps_run_marked(journal, number, fd, progress);",
+           "	int r = stfs_io_write(fd, file->header.data + 8, file->header.len - 8, 8);\n\n"
+           "	if (r == 0)\n		r = stfs_steps_run_marked(journal, number, fd, progress);",
+           "large_tensors", "crash"),
+    Mutant("the poison is not synced",
+           "src/commit/in_place.c",
+           "		r = stfs_commit_poison(commit->files[i].fd, journal->files[i].old_word | bit);\n"
+           "		if (r == 0)\n			r = stfs_io_sync(commit->files[i].fd);",
+           "		r = stfs_commit_poison(commit->files[i].fd, journal->files[i].old_word | bit);",
+           "large_tensors", "crash"),
+    Mutant("the journal's record is not synced",
+           "src/commit/journal.c", "		r = stfs_io_sync(journal->fd);\n	if (r == 0)\n		journal->recorded = true;",
+           "		journal->recorded = true;", "one_file", "crash"),
+    Mutant("recovery trusts a record that nobody has synced",
+           "src/commit/recover.c", "	if (r == 0)\n		r = stfs_io_sync(journal->fd);\n", "", "one_file", "crash"),
+    Mutant("the journal's name is not synced",
+           "src/commit/journal.c", "	return r < 0 ? r : stfs_io_sync_folder(folder_fd);\n}\n\nstatic void put_file",
+           "	return r;\n}\n\nstatic void put_file", "one_file", "crash"),
+    Mutant("the file is not synced before a mark",
+           "src/commit/steps.c", "			r = stfs_io_sync(fd);\n			if (r == 0)\n"
+           "				r = stfs_journal_mark(journal, number, i, NULL);",
+           "			r = stfs_journal_mark(journal, number, i, NULL);", "marks_follow_what_they_say", "commit"),
+    Mutant("the file is not synced after the trial shift",
+           "src/commit/in_place.c", "if (r == 0 && (plan->before || shifts))", "if (r == 0 && plan->before)",
+           "large_tensors", "crash"),
+    Mutant("new bytes are not synced before the record",
+           "src/commit/in_place.c", "if (r == 0 && (plan->before || shifts))", "if (r == 0 && shifts)", "one_file", "crash"),
+    Mutant("no mark stands before a shift",
+           "src/commit/steps.c", "			r = stfs_journal_mark(journal, number, next, &map);", "			r = 0;",
+           "large_tensors", "crash"),
+    Mutant("the mark before a shift stands behind it",
+           "src/commit/steps.c", "	return r < 0 ? r : stfs_journal_mark(journal, number, next + 1, NULL);",
+           "	return r;", "large_tensors", "crash"),
+    Mutant("a half insert counts as done",
+           "src/commit/steps.c", "	*done = step->kind == STFS_STEP_COLLAPSE;", "	*done = true;", "large_tensors", "crash"),
+    Mutant("the block that an insert puts first is not poisoned",
+           "src/commit/steps.c", "step->to >= sizeof(word))", "true)", "large_tensors", "crash"),
+    Mutant("copies whose source is overwritten are run again",
+           "src/commit/steps.c", "	return step->to < end && from < step->to + step->len;", "	return false;",
+           "marks_stand_where_steps_could_not_be_run_again", "commit"),
+    Mutant("the room for marks forgets the mark behind a shift",
+           "src/commit/steps.c", "4 * ++shifts + 64) +\n					     stfs_journal_mark_len(0)", "4 * ++shifts + 64)",
+           "marks_keep_to_the_room_reserved_for_them", "commit"),
+    Mutant("a hostile copy may overlap itself",
+           "src/commit/journal_read.c", "		return step->from >= end || step->to >= from_end;", "		return true;",
+           "hostile_copies_are_refused", "commit"),
+    Mutant("a new file is not synced before it is renamed",
+           "src/commit/replace.c", "		r = stfs_io_sync(file->new_fd);", "		r = 0;", "one_file", "crash"),
+    Mutant("the lock does not pass to the new file",
+           "src/commit/replace.c", "r == 0 && flock(file->new_fd, LOCK_EX | LOCK_NB) < 0", "false",
+           "a_model_is_locked_while_it_is_edited", "edit"),
+    Mutant("the journal goes before the length word is synced",
+           "src/commit/in_place.c", "journal->files[i].header.data));\n		if (r == 0)\n			r = stfs_io_sync(fds[i]);",
+           "journal->files[i].header.data));", "one_file", "crash"),
+    Mutant("the new files' names are not synced before the record",
+           "src/commit/in_place.c", "if (r == 0 && built)", "if (false && built)", "two_shards", "crash"),
+    Mutant("renames are not synced before the length words",
+           "src/commit/in_place.c", "if (r == 0 && renamed)", "if (false && renamed)", "two_shards", "crash"),
+    Mutant("a record stays when a commit is taken back",
+           "src/commit/in_place.c", "	if (journal->record_tried) {", "	if (false) {", "large_tensors", "crash"),
+    Mutant("the new bytes stay when a commit is taken back",
+           "src/commit/in_place.c", "r = stfs_io_truncate(commit->files[i].fd, journal->files[i].old_length);", "r = 0;",
+           "a_call_that_fails_costs_nothing", "edit"),
+    Mutant("recovery leaves new bytes behind the old end",
+           "src/commit/recover.c", "		r = stfs_io_truncate(fds[i], file->old_length);", "		r = 0;",
+           "takes_back_what_has_no_record", "commit"),
+    Mutant("recovery takes a damaged record for none",
+           "src/commit/recover.c", "	int r = check_record(journal, fds, err);",
+           "	int r = journal->recorded ? check_record(journal, fds, err) : 0;",
+           "a_damaged_journal_of_a_poisoned_model_is_kept", "commit"),
+    Mutant("samples are not compared",
+           "src/commit/extents.c", "r == 0 && hash != before->samples[i].hash", "false",
+           "refuses_files_that_do_not_come_of_the_shift", "commit"),
+    Mutant("a half collapse is finished on the wrong side",
+           "src/commit/extents.c", "*hole = insert ? x : x - step->len;", "*hole = insert ? x : x + step->len;",
+           "judges_every_state_of_a_shift", "commit"),
+    Mutant("a map need not fit behind the border",
+           "src/commit/extents.c", "physical + good, len - good) < len - good)", "physical + good, len - good) > len - good)",
+           "refuses_files_that_do_not_come_of_the_shift", "commit"),
+    Mutant("a journal's checksum is not compared",
+           "src/commit/journal_read.c", "	return stfs_journal_hash(stfs_buf_str(out)) == sum;",
+           "	return stfs_journal_hash(stfs_buf_str(out)) == sum || sum;", "a_flipped_byte_of_a_journal_is_seen", "commit"),
+    Mutant("a journal with other links is believed",
+           "src/commit/journal_read.c", "else if (st->st_nlink != 1)", "else if (st->st_nlink < 1)",
+           "believes_no_journal_that_others_may_have_written", "commit"),
+    Mutant("a journal that others may write is believed",
+           "src/commit/journal_read.c", "st->st_mode & 022", "st->st_mode & 02",
+           "believes_no_journal_that_others_may_have_written", "commit"),
+    Mutant("a journal's name may lead out of the folder",
+           "src/commit/journal_read.c", "!memchr(name, '/', len) && ", "", "takes_no_name_that_leads_elsewhere", "commit"),
+    Mutant("a link in the journal's place is followed",
+           "src/commit/journal_read.c", "journal->path, O_RDWR | O_NOFOLLOW |", "journal->path, O_RDWR |",
+           "believes_no_journal_that_others_may_have_written", "commit"),
+    Mutant("a file that somebody has changed is gone over",
+           "src/commit/recover.c", "			if (state == STATE_FOREIGN)", "			if (false)",
+           "a_foreign_file_is_left_alone", "commit"),
+    Mutant("a file that took the model's place is gone over",
+           "src/commit/commit.c", "	int r = check_names(commit, err);", "	int r = commit->count ? 0 : check_names(commit, err);",
+           "nothing_is_committed_over_another_file", "edit"),
+    Mutant("a header that was changed is gone over",
+           "src/store/edit_commit.c", "	int r = check_shards(edit, err);",
+           "	int r = edit->stuck ? check_shards(edit, err) : 0;", "nothing_is_committed_over_another_header", "edit"),
+    Mutant("the index is no part of the commit",
+           "src/store/edit_commit.c", ".count = all->count + all->has_index,", ".count = all->count,",
+           "the_index_follows_the_shards", "edit"),
+    Mutant("readers are not looked for",
+           "src/commit/commit.c", "			commit->readers = true;", "			commit->readers = false;",
+           "readers_keep_the_file_they_have_open", "edit"),
+    Mutant("a rename that fails leaves names taken out",
+           "src/store/edit_stage.c", "for (size_t i = 0; r < 0 && i < moves.count; i++)",
+           "for (size_t i = 0; r > 0 && i < moves.count; i++)",
+           "a_failing_edit_leaves_everything_as_it_was_staged", "edit"),
+    Mutant("metadata goes into the first shard alone",
+           "src/store/edit_metadata.c", "		struct stfs_edit_shard *shard = &edit->shards[i];\n\n		pair = find_pair(shard, key);",
+           "		struct stfs_edit_shard *shard = &edit->shards[0];\n\n		pair = find_pair(shard, key);",
+           "the_index_follows_the_shards", "edit"),
+    Mutant("hard links are not guarded",
+           "src/store/guard.c", "st.st_nlink > 1", "st.st_nlink > 2", "the_guard_holds_back_what_is_shared", "edit"),
+    Mutant("a truncated model is taken",
+           "src/store/guard.c", "if (shard->findings.counts[STFS_RULE_TRUNCATED])", "if (false)",
+           "a_tolerant_commit_closes_holes", "edit"),
+    Mutant("short input counts as all of it",
+           "src/store/spool.c", "return len == UINT64_MAX ? 0 : -ENODATA;", "return 0;",
+           "the_spool_takes_pipes_and_says_what_is_missing", "edit"),
+]
+
+
+def failed_tests(build, suite):
+    """Names of the tests that fail; None when the suite does not build."""
+    target = f"tests/test_{suite}"
+    made = subprocess.run(["ninja", "-C", build, target], capture_output=True, text=True, check=False)
+    if made.returncode:
+        return None
+    try:
+        ran = subprocess.run([str(build / target)], capture_output=True, text=True, check=False, timeout=600,
+                             env={"CK_FORK": "no", "STFS_CRASH_ROUNDS": "3", "PATH": "/usr/bin:/bin"})
+    except subprocess.TimeoutExpired:
+        return ["(timeout)"]
+    failed = re.findall(r"^not ok \d+ - [^:]*:[^:]*:(\w+):", ran.stdout, re.M)
+    return sorted(set(failed)) or ([f"(exit {ran.returncode})"] if ran.returncode else [])
+
+
+def trial(tree, build, mutant):
+    """What is wrong with the tests, judged by this mutant: (None or a reason, tests that failed)."""
+    path = tree / mutant.file
+    text = path.read_text()
+    if text.count(mutant.old) != 1:
+        return f"its text stands {text.count(mutant.old)} times in {mutant.file}", []
+    path.write_text(text.replace(mutant.old, mutant.new))
+    try:
+        failed = failed_tests(build, mutant.suite)
+    finally:
+        path.write_text(text)
+    if failed is None:
+        return "it does not build", []
+    if not failed:
+        return "it survived", failed
+    if mutant.test not in failed and not failed[0].startswith("("):
+        return f"{mutant.test} did not notice it", failed
+    return None, failed
+
+
+def main(wanted):
+    chosen = [m for m in MUTANTS if not wanted or m.suite in wanted or any(w in m.what for w in wanted)]
+    bad = 0
+    print(f"1..{len(chosen)}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="stfs-mutants-") as scratch:
+        tree, build = pathlib.Path(scratch) / "tree", pathlib.Path(scratch) / "build"
+        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", "build*"))
+        subprocess.run(["meson", "setup", build, tree, "-Dbuildtype=debugoptimized"], check=True,
+                       stdout=subprocess.DEVNULL)
+        for suite in sorted({m.suite for m in chosen}):
+            if failed_tests(build, suite) != []:
+                sys.exit(f"Bail out! the suite {suite} fails without a mutant")
+        for number, mutant in enumerate(chosen, 1):
+            reason, failed = trial(tree, build, mutant)
+            bad += reason is not None
+            print(f"{'not ok' if reason else 'ok'} {number} - {mutant.what}"
+                  f"{': ' + reason if reason else ''} # {' '.join(failed)}", flush=True)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
