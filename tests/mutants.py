@@ -5,9 +5,10 @@
     tests/mutants.py [SUITE | WORD ...]
 
 A mutant names a file, the exact text there, what stands in its place, the suite to run
-(tests/unit/test_SUITE.c, tests/crash/test_crash.c) and the test that must fail in it; others may fail as well. The tree is copied
-to a temporary directory and built there once. A mutant that no test notices, one that its own test does
-not notice, and a text that is not found exactly once are failures: TAP, a case a mutant.
+(tests/unit/test_SUITE.c, tests/crash/test_crash.c) and the test that must fail in it; others may fail
+as well. The tree is copied to a temporary directory and built there once. A mutant that no test notices,
+one that its own test does not notice, and a text that is not found exactly once are failures: TAP, a case
+a mutant.
 """
 import pathlib
 import re
@@ -179,7 +180,7 @@ MUTANTS = [
     Mutant("no mark stands before a shift",
            "src/commit/steps.c", "			r = stfs_journal_mark(journal, number, next, &map);", "			r = 0;",
            "large_tensors", "crash"),
-    Mutant("the mark before a shift stands behind it",
+    Mutant("no mark stands behind a shift",
            "src/commit/steps.c", "	return r < 0 ? r : stfs_journal_mark(journal, number, next + 1, NULL);",
            "	return r;", "large_tensors", "crash"),
     Mutant("a half insert counts as done",

@@ -95,10 +95,10 @@ struct json_object *stfs_jsonout_tensor(const struct stfs_tensor_ref *ref)
  * In JSON text other than ASCII stands in strings only, so that what stfs_printable() refuses there
  * can be replaced without a look at the syntax. Line breaks are the pretty printer's own.
  */
-static void write_safely(const char *json, size_t len, FILE *out)
+void stfs_jsonout_write(struct stfs_str text, FILE *out)
 {
-	struct stfs_str text = stfs_str_slice(json, len);
-	size_t at = 0, run, width;
+	const char *json = text.ptr;
+	size_t at = 0, len = text.len, run, width;
 
 	while (at < len) {
 		run = at;
@@ -130,7 +130,7 @@ static void print(struct json_object *object, int flags, FILE *out)
 
 	if (!json)
 		stfs_cli_out_of_memory();
-	write_safely(json, len, out);
+	stfs_jsonout_write(stfs_str_slice(json, len), out);
 	json_object_put(object);
 }
 

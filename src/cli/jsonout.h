@@ -32,5 +32,7 @@ struct json_object *stfs_jsonout_tensor(const struct stfs_tensor_ref *ref);
 void stfs_jsonout_print(struct json_object *object, bool pretty, FILE *out);
 /* The same without the newline, for elements of an array that is printed piece by piece. */
 void stfs_jsonout_print_element(struct json_object *object, FILE *out);
+/* JSON text that was made otherwise, with the same care. */
+void stfs_jsonout_write(struct stfs_str json, FILE *out);
 
 #endif

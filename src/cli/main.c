@@ -10,17 +10,32 @@
 #include "ops/near.h"
 
 static const struct stfs_verb *const verbs[] = {
+	/* looking */
 	&stfs_verb_info, &stfs_verb_ls, &stfs_verb_cat, &stfs_verb_check, &stfs_verb_map,
+	/* changing */
+	&stfs_verb_put, &stfs_verb_rm, &stfs_verb_mv, &stfs_verb_rename, &stfs_verb_cp,
+	&stfs_verb_metadata, &stfs_verb_edit, &stfs_verb_create, &stfs_verb_compact,
+	&stfs_verb_recover,
+	/* mounts */
 	&stfs_verb_mount, &stfs_verb_umount, &stfs_verb_status,
 };
 #define VERB_COUNT (sizeof(verbs) / sizeof(verbs[0]))
 
+/* Titles of the overview, each before the verb that begins its group. */
+static const struct {
+	const struct stfs_verb *first;
+	const char *title;
+} groups[] = {
+	{&stfs_verb_info, "Looking into models"},
+	{&stfs_verb_put, "Changing models, in place"},
+	{&stfs_verb_mount, "Mounts"},
+};
+
 static const char intro[] =
-	"stfs reads models in .safetensors files, whole or sharded, without mounting\n"
-	"them, and looks after the mounts of safetensorsfs.\n"
+	"stfs reads and changes models in .safetensors files, whole or sharded, without\n"
+	"mounting them, and looks after the mounts of safetensorsfs.\n"
 	"\n"
-	"usage: stfs VERB [ARGUMENT...]\n"
-	"\n";
+	"usage: stfs VERB [ARGUMENT...]\n";
 
 static const char outro[] =
 	"\n"
@@ -44,8 +59,12 @@ static const struct stfs_verb *find_verb(const char *name)
 static void print_overview(FILE *out)
 {
 	fputs(intro, out);
-	for (size_t i = 0; i < VERB_COUNT; i++)
-		fprintf(out, "  %-8s %s\n", verbs[i]->name, verbs[i]->summary);
+	for (size_t i = 0; i < VERB_COUNT; i++) {
+		for (size_t g = 0; g < sizeof(groups) / sizeof(groups[0]); g++)
+			if (groups[g].first == verbs[i])
+				fprintf(out, "\n%s\n", groups[g].title);
+		fprintf(out, "  %-9s %s\n", verbs[i]->name, verbs[i]->summary);
+	}
 	fputs(outro, out);
 }
 

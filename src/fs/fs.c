@@ -88,7 +88,7 @@ int stfs_fs_open(struct stfs_fs *fs, const struct stfs_options *options, struct 
 
 	*fs = (struct stfs_fs){.options = options, .handles_lock = PTHREAD_MUTEX_INITIALIZER,
 			       .wake_fd = -1};
-	r = stfs_model_open(options->model, STFS_OPEN_TOLERANT | STFS_OPEN_MAP, &fs->model, err);
+	r = stfs_model_open(options->model, STFS_OPEN_TOLERANT | STFS_OPEN_MAP | STFS_OPEN_LOCK, &fs->model, err);
 	if (r == 0)
 		r = prepare(fs, err);
 	if (r < 0)

@@ -1,13 +1,162 @@
 /* SPDX-License-Identifier: MIT */
-/* Which small tensors fill up a gap, and in which order items lie so that all are aligned. */
+/*
+ * Which small tensors fill up a gap. The pool holds every item that moves anyway; it answers two
+ * questions: which single item has the gap's size, but for whole blocks (lists by size modulo the
+ * block), and which set of the cheapest odd ones sums up to that (a table by what is left over).
+ */
+#include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "base/arith.h"
 #include "layout/internal.h"
 
-/* More candidates than this are not looked at: the smallest of them are enough in practice. */
-#define CANDIDATES_MOST 64
+#define NONE UINT32_MAX
+/* So many of the cheapest odd items are kept apart; STFS_FILLERS_MOST of them are looked at. */
+#define ODD_MOST 256
+/* So far a list of items of one size modulo the block is followed. */
+#define LIST_MOST 32
 /* Residues modulo the block, in units of what all sizes share. */
 #define RESIDUES_MOST 8192
+/* Sets are looked for until so much work is spent: a batch of thousands of holes does without. */
+#define SETS_WORK_MOST 60000000
+
+struct stfs_pool_entry {
+	uint32_t next; /* in its list */
+	bool listed, taken;
+};
+
+int stfs_pool_open(struct stfs_pool *pool, const struct stfs_layout_view *view, uint64_t *work)
+{
+	size_t count = view->problem->count ? view->problem->count : 1, heads = 16;
+
+	while (heads < 2 * count && heads < 1u << 16)
+		heads *= 2;
+	*pool = (struct stfs_pool){.view = view, .work = work, .head_mask = (uint32_t)heads - 1};
+	pool->entries = calloc(count, sizeof(*pool->entries));
+	pool->heads = malloc(heads * sizeof(*pool->heads));
+	pool->odd = malloc(ODD_MOST * sizeof(*pool->odd));
+	if (!pool->entries || !pool->heads || !pool->odd)
+		return -ENOMEM;
+	memset(pool->heads, 0xff, heads * sizeof(*pool->heads));
+	return 0;
+}
+
+void stfs_pool_close(struct stfs_pool *pool)
+{
+	free(pool->entries);
+	free(pool->heads);
+	free(pool->odd);
+}
+
+/* Sizes that fill the same gaps have the same residue. */
+static uint64_t residue_of(const struct stfs_pool *pool, uint64_t size)
+{
+	return pool->view->block ? size % pool->view->block : size;
+}
+
+static uint32_t *head_of(struct stfs_pool *pool, uint64_t residue)
+{
+	return &pool->heads[(residue * 0x9e3779b97f4a7c15u >> 40) & pool->head_mask];
+}
+
+/* What an item costs as a filler: a mover is copied anyway, a new item once more. */
+static uint64_t price(const struct stfs_pool *pool, uint32_t number)
+{
+	const struct stfs_layout_item *item = &pool->view->items[number];
+
+	return (stfs_item_is_new(item) ? item->size : 0) + item->size / 64 + 1;
+}
+
+static void add_odd(struct stfs_pool *pool, uint32_t number)
+{
+	uint64_t paid = price(pool, number);
+	uint32_t from = 0, to = pool->odd_count, mid;
+
+	while (from < to) {
+		mid = (from + to) / 2;
+		if (price(pool, pool->odd[mid]) <= paid)
+			from = mid + 1;
+		else
+			to = mid;
+	}
+	if (from == ODD_MOST)
+		return;
+	if (pool->odd_count < ODD_MOST)
+		pool->odd_count++;
+	memmove(pool->odd + from + 1, pool->odd + from,
+		(pool->odd_count - 1 - from) * sizeof(*pool->odd));
+	pool->odd[from] = number;
+}
+
+static void list(struct stfs_pool *pool, uint32_t number)
+{
+	uint32_t *head = head_of(pool, residue_of(pool, pool->view->items[number].size));
+
+	pool->entries[number].next = *head;
+	pool->entries[number].listed = true;
+	*head = number;
+}
+
+void stfs_pool_add(struct stfs_pool *pool, uint32_t number)
+{
+	uint64_t size = pool->view->items[number].size;
+
+	if (size == 0)
+		return;
+	list(pool, number);
+	if (pool->view->block && size % pool->view->block)
+		add_odd(pool, number);
+}
+
+bool stfs_pool_is_taken(const struct stfs_pool *pool, uint32_t number)
+{
+	return pool->entries[number].taken;
+}
+
+void stfs_pool_take(struct stfs_pool *pool, uint32_t number)
+{
+	pool->entries[number].taken = true; /* its list drops it when it is next looked at */
+}
+
+void stfs_pool_release(struct stfs_pool *pool, uint32_t number)
+{
+	pool->entries[number].taken = false;
+	if (!pool->entries[number].listed)
+		list(pool, number);
+}
+
+/* The cheapest single item that leaves whole blocks of the gap, or NONE; *paid is its price. */
+static uint32_t single(struct stfs_pool *pool, uint64_t gap, uint64_t start, uint64_t *paid)
+{
+	uint64_t residue = residue_of(pool, gap);
+	uint32_t *link = head_of(pool, residue), best = NONE;
+
+	for (uint32_t looked = 0; *link != NONE && looked < LIST_MOST; looked++) {
+		uint32_t number = *link;
+		const struct stfs_layout_item *item = &pool->view->items[number];
+		uint64_t costs = price(pool, number);
+
+		if (pool->entries[number].taken) {
+			pool->entries[number].listed = false;
+			*link = pool->entries[number].next;
+			continue;
+		}
+		link = &pool->entries[number].next;
+		costs += item->size < gap ? STFS_SHIFT_CALL_COST : 0;
+		if (item->size > gap || residue_of(pool, item->size) != residue ||
+		    start % stfs_item_alignment(pool->view, item))
+			continue;
+		if (best == NONE || costs < *paid) {
+			best = number;
+			*paid = costs;
+		}
+	}
+	*pool->work += LIST_MOST;
+	return best;
+}
+
+/* ---- Sets ---- */
 
 static uint64_t gcd(uint64_t a, uint64_t b)
 {
@@ -20,209 +169,99 @@ static uint64_t gcd(uint64_t a, uint64_t b)
 	return a;
 }
 
-static bool is_block_multiple(const struct stfs_layout_view *view, const struct stfs_layout_item *item)
-{
-	return view->block && item->size % view->block == 0;
-}
-
-/* A sort key: what should lie first is small. Blocks first, then by falling alignment. */
-static unsigned tail_rank(const struct stfs_layout_view *view, uint32_t number)
-{
-	const struct stfs_layout_item *item = &view->items[number];
-
-	if (is_block_multiple(view, item) && item->size)
-		return 0;
-	return 64 - (unsigned)stfs_item_alignment(item);
-}
-
-/* Stable insertion by rank: tails are short, and what is equal keeps the order it came in. */
-static void sort_by_rank(const struct stfs_layout_view *view, uint32_t *items, uint32_t count)
-{
-	uint32_t buckets[66] = {0}, sum = 0;
-	uint32_t *copy = malloc((count ? count : 1) * sizeof(*copy));
-
-	if (!copy)
-		return; /* the order is then as it came, and the alignment check says whether it does */
-	for (uint32_t i = 0; i < count; i++)
-		buckets[tail_rank(view, items[i]) + 1]++;
-	for (unsigned r = 1; r < 66; r++) {
-		sum += buckets[r];
-		buckets[r] = sum;
-	}
-	for (uint32_t i = 0; i < count; i++)
-		copy[buckets[tail_rank(view, items[i])]++] = items[i];
-	for (uint32_t i = 0; i < count; i++)
-		items[i] = copy[i];
-	free(copy);
-}
-
-static bool all_aligned(const struct stfs_layout_view *view, const uint32_t *items, uint32_t count,
-			uint64_t at)
-{
-	for (uint32_t i = 0; i < count; i++) {
-		if (at % stfs_item_alignment(&view->items[items[i]]))
-			return false;
-		at += view->items[items[i]].size;
-	}
-	return true;
-}
-
-bool stfs_order_aligned(const struct stfs_layout_view *view, uint32_t *items, uint32_t count,
-			uint64_t start)
-{
-	/* Odd sizes at the end are worth more than the old order: the next edit moves less. */
-	sort_by_rank(view, items, count);
-	return all_aligned(view, items, count, start);
-}
-
-/* What a candidate costs as a filler: a mover is copied anyway, a new item once more. */
-static uint64_t price(const struct stfs_layout_view *view, uint32_t number)
-{
-	const struct stfs_layout_item *item = &view->items[number];
-
-	return (stfs_item_is_new(item) ? item->size : 0) + item->size / 64 + 1;
-}
-
-struct table {
-	uint64_t unit;
-	uint32_t residues;
-	uint64_t *cost;  /* owned; of the best set found for each residue */
-	uint64_t *bytes; /* owned; its size */
-	uint64_t *set;   /* owned; its members, a bit a candidate */
+/* The cheapest set found that leaves a residue: none when its cost is UINT64_MAX. */
+struct cell {
+	uint64_t cost, bytes;
+	uint64_t set; /* a bit a candidate */
 };
 
-/* The smallest usable candidates, by price. */
-static uint32_t shortlist(const struct stfs_layout_view *view, const uint32_t *candidates,
-			  uint32_t count, const bool *taken, uint64_t gap, uint32_t *list)
-{
-	uint32_t used = 0;
-
-	for (uint32_t i = 0; i < count; i++) {
-		uint32_t number = candidates[i], at;
-		uint64_t size = view->items[number].size;
-
-		if (taken[number] || size == 0 || size > gap)
-			continue;
-		/* Exactly as long as the gap beats all that is merely small. */
-		for (at = used; at > 0; at--) {
-			uint32_t before = list[at - 1];
-			bool exact = size == gap && view->items[before].size != gap;
-
-			if (!exact && price(view, before) <= price(view, number))
-				break;
-			if (at < CANDIDATES_MOST)
-				list[at] = before;
-		}
-		if (at < CANDIDATES_MOST)
-			list[at] = number;
-		if (used < CANDIDATES_MOST)
-			used++;
-	}
-	return used;
-}
-
 /* One more candidate: every set with and without it, the cheaper for each residue. */
-static void widen(struct table *t, const struct stfs_layout_view *view, uint32_t number, unsigned bit,
-		  uint64_t gap, uint64_t *cost, uint64_t *bytes, uint64_t *set)
+static void widen(struct cell *now, const struct cell *before, uint32_t residues, uint32_t step,
+		  struct cell more, uint64_t gap)
 {
-	uint64_t size = view->items[number].size, paid = price(view, number);
-	uint32_t step = (uint32_t)((size / t->unit) % t->residues);
+	uint32_t to = step;
 
-	for (uint32_t r = 0; r < t->residues; r++) {
-		uint32_t to = (r + step) % t->residues;
+	for (uint32_t r = 0; r < residues; r++) {
+		const struct cell *from = &before[r];
 
-		if (t->cost[r] == UINT64_MAX || t->bytes[r] + size > gap ||
-		    t->cost[r] + paid >= cost[to])
-			continue;
-		cost[to] = t->cost[r] + paid;
-		bytes[to] = t->bytes[r] + size;
-		set[to] = t->set[r] | (uint64_t)1 << bit;
+		if (from->cost != UINT64_MAX && from->bytes + more.bytes <= gap &&
+		    from->cost + more.cost < now[to].cost)
+			now[to] = (struct cell){from->cost + more.cost, from->bytes + more.bytes,
+						from->set | more.set};
+		to = to + 1 == residues ? 0 : to + 1;
 	}
 }
 
-/* The cheapest set for `wanted`: its members as bits, 0 when there is none. */
-static uint64_t best_set(const struct stfs_layout_view *view, const uint32_t *list, uint32_t count,
-			 struct table *t, uint32_t wanted, uint64_t gap)
+/* The cheapest set of `list` that leaves whole blocks of the gap, as bits; 0 when there is none. */
+static uint64_t best_set(struct stfs_pool *pool, const uint32_t *list, uint32_t count, uint64_t unit,
+			 uint64_t gap)
 {
-	size_t n = t->residues;
-	uint64_t *cost = malloc(n * sizeof(*cost)), *bytes = malloc(n * sizeof(*bytes));
-	uint64_t *set = malloc(n * sizeof(*set)), found = 0;
+	uint64_t block = pool->view->block, found = 0;
+	uint32_t residues = (uint32_t)(block / unit), wanted = (uint32_t)(gap % block / unit);
+	struct cell *now = malloc(residues * sizeof(*now));
+	struct cell *before = malloc(residues * sizeof(*before));
 
-	t->cost = malloc(n * sizeof(*t->cost));
-	t->bytes = calloc(n, sizeof(*t->bytes));
-	t->set = calloc(n, sizeof(*t->set));
-	if (cost && bytes && set && t->cost && t->bytes && t->set) {
-		for (size_t r = 0; r < n; r++)
-			t->cost[r] = r ? UINT64_MAX : 0;
+	if (now && before) {
+		for (uint32_t r = 0; r < residues; r++)
+			now[r] = (struct cell){.cost = r ? UINT64_MAX : 0};
 		for (uint32_t i = 0; i < count; i++) {
-			for (size_t r = 0; r < n; r++) {
-				cost[r] = t->cost[r];
-				bytes[r] = t->bytes[r];
-				set[r] = t->set[r];
-			}
-			widen(t, view, list[i], i, gap, cost, bytes, set);
-			for (size_t r = 0; r < n; r++) {
-				t->cost[r] = cost[r];
-				t->bytes[r] = bytes[r];
-				t->set[r] = set[r];
-			}
+			uint64_t size = pool->view->items[list[i]].size;
+
+			memcpy(before, now, residues * sizeof(*now));
+			widen(now, before, residues, (uint32_t)(size / unit % residues),
+			      (struct cell){price(pool, list[i]), size, (uint64_t)1 << i}, gap);
 		}
-		found = t->cost[wanted] == UINT64_MAX ? 0 : t->set[wanted];
+		found = now[wanted].cost == UINT64_MAX ? 0 : now[wanted].set;
 	}
-	free(cost);
-	free(bytes);
-	free(set);
-	free(t->cost);
-	free(t->bytes);
-	free(t->set);
+	*pool->work += (uint64_t)residues * count * 4;
+	free(now);
+	free(before);
 	return found;
 }
 
-/* A single candidate that fills the gap exactly, or fits modulo the block; -1 when there is none. */
-static int single(const struct stfs_layout_view *view, const uint32_t *list, uint32_t count, uint64_t gap)
+/* A set of odd items, in the order that aligns them: how many, or -1. */
+static int several(struct stfs_pool *pool, uint64_t gap, uint64_t start, uint32_t *chosen)
 {
-	for (uint32_t i = 0; i < count; i++) {
-		uint64_t rest = gap - view->items[list[i]].size;
+	uint64_t block = pool->view->block, unit = block, set;
+	uint32_t list[STFS_FILLERS_MOST], used = 0, filled = 0;
 
-		if (rest == 0 || (view->block && rest % view->block == 0))
-			return (int)i;
+	for (uint32_t i = 0; i < pool->odd_count && used < STFS_FILLERS_MOST; i++) {
+		uint64_t size = pool->view->items[pool->odd[i]].size;
+
+		if (pool->entries[pool->odd[i]].taken || size > gap)
+			continue;
+		list[used++] = pool->odd[i];
+		unit = gcd(unit, size % block);
 	}
-	return -1;
+	*pool->work += pool->odd_count;
+	if (gap % block % unit || block / unit > RESIDUES_MOST || *pool->work > SETS_WORK_MOST)
+		return -1;
+	set = best_set(pool, list, used, unit, gap);
+	for (uint32_t i = 0; i < used; i++)
+		if (set >> i & 1)
+			chosen[filled++] = list[i];
+	return filled && stfs_order_aligned(pool->view, chosen, filled, start) ? (int)filled : -1;
 }
 
-int stfs_fill_gap(const struct stfs_layout_view *view, const uint32_t *candidates, uint32_t count,
-		  const bool *taken, uint64_t gap, uint64_t start, uint32_t *chosen, uint32_t most)
+int stfs_pool_fill(struct stfs_pool *pool, uint64_t gap, uint64_t start, uint32_t *chosen,
+		   uint64_t *extra)
 {
-	uint32_t list[CANDIDATES_MOST], used, filled = 0;
-	struct table t = {.unit = view->block};
-	uint64_t set;
-	int one;
+	uint64_t paid = UINT64_MAX, sum = 0;
+	uint32_t one = single(pool, gap, start, &paid);
+	int many = -1;
 
-	if (gap == 0 || (view->block && gap % view->block == 0))
-		return 0;
-	used = shortlist(view, candidates, count, taken, gap, list);
-	one = single(view, list, used, gap);
-	if (one >= 0 && most >= 1) {
-		chosen[0] = list[one];
-		return all_aligned(view, chosen, 1, start) ? 1 : -1;
+	/* A new item is written twice: a set of small ones that move anyway may be cheaper. */
+	if (pool->view->block && (one == NONE || stfs_item_is_new(&pool->view->items[one])))
+		many = several(pool, gap, start, chosen);
+	for (int i = 0; i < many; i++)
+		sum += price(pool, chosen[i]);
+	if (one != NONE && (many < 0 || paid <= sum + STFS_SHIFT_CALL_COST)) {
+		chosen[0] = one;
+		many = 1;
 	}
-	if (!view->block)
-		return -1;
-	for (uint32_t i = 0; i < used; i++)
-		t.unit = gcd(t.unit, view->items[list[i]].size % view->block);
-	t.unit = t.unit ? t.unit : view->block;
-	t.residues = (uint32_t)(view->block / t.unit);
-	if (gap % view->block % t.unit || t.residues > RESIDUES_MOST)
-		return -1;
-	set = best_set(view, list, used, &t, (uint32_t)(gap % view->block / t.unit), gap);
-	for (uint32_t i = 0; i < used; i++) {
-		if (!(set >> i & 1))
-			continue;
-		if (filled == most)
-			return -1;
-		chosen[filled++] = list[i];
-	}
-	if (!filled)
-		return -1;
-	return stfs_order_aligned(view, chosen, filled, start) ? (int)filled : -1;
+	*extra = 0;
+	for (int i = 0; i < many; i++)
+		if (stfs_item_is_new(&pool->view->items[chosen[i]]))
+			*extra += pool->view->items[chosen[i]].size;
+	return many;
 }

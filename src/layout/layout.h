@@ -13,23 +13,31 @@
  *     | header | fixed ... hole ... fixed ... hole ... fixed | tail: moved and new tensors |
  *
  *   - a hole whose length is not a multiple of the block gets small moved tensors as fillers until
- *     the rest of it is; that rest is removed by a block shift;
+ *     the rest of it is; that rest is removed by a block shift; where none fit, some of the fixed
+ *     tensors move as well (docs/layout.md);
  *   - the gap before the first fixed tensor is the header's: spaces fill it, so any length will do;
  *   - the tail is written behind the end of the file first, where nothing live can be hurt, and falls
  *     into its place when the dead bytes before it are removed.
  *
- * Which tensors are fixed is a choice of two numbers (the first and the last of the run), and each
- * choice has a cost; a plan that writes the whole model anew beside the old one is always there to
- * compare with, so that no plan costs more than a rewrite.
+ * Which tensors are fixed is a choice, and each choice has a cost; a plan that writes the whole model
+ * anew beside the old one is always there to compare with, so that no plan costs more than that.
+ * Where neither fits, tensors slide to their places through the little room there is.
  *
- * Invariants of every plan (test: unit/test_layout.c against a simulator of bytes):
- *   L1  after all steps the items lie in some order from data_start to the new end, contiguously.
- *   L2  a step before the record only writes at or behind the old end of the file.
+ * Invariants of every plan, and their tests in unit/test_layout.c, on a simulated file:
+ *   L1  after all steps the items lie in some order from data_start to the new end, contiguously, each
+ *       with its bytes (items_lie_one_behind_the_other, every_item_has_its_bytes).
+ *   L2  a step before the record only writes at or behind the old end of the file
+ *       (nothing_old_is_touched_before_the_record); every WRITE is before it, unless the plan
+ *       is a REBUILD, whose steps go through the new file once (new_bytes_come_before_the_record).
  *   L3  no step overwrites bytes that a later step reads, or that an item still needs; every COPY has
- *       a source and a destination that do not overlap, so that it may be done again.
- *   L4  an item that was aligned to its element size is aligned afterwards, and a new one is.
- *   L5  the cost is at most that of the rewrite.
- *   L6  data_start is a multiple of 8 if the old one was, or if anything before the data moved.
+ *       a source and a destination that do not overlap, so that it may be done again
+ *       (copies_may_be_done_again).
+ *   L4  an item that was aligned to its element size is aligned afterwards, and a new one is, and
+ *       every one when `compact` is set (alignments_are_kept, compact_aligns_all_and_keeps_no_reserve).
+ *   L5  the cost is at most that of the rewrite, if that fits into the room
+ *       (no_plan_costs_more_than_a_rewrite, room_is_never_exceeded).
+ *   L6  data_start is a multiple of 8 if the old one was, or if anything before the data moved
+ *       (data_begins_at_a_multiple_of_eight).
  */
 #ifndef STFS_LAYOUT_LAYOUT_H
 #define STFS_LAYOUT_LAYOUT_H
@@ -67,7 +75,8 @@ struct stfs_layout_problem {
 	uint64_t header_need;
 	/* Header text when every item stays where it is; UINT64_MAX when that is not possible. */
 	uint64_t header_same;
-	/* Every item shall be aligned and the header hold nothing in reserve, though nothing else changed. */
+	/* Every item shall be aligned, not only those that were, and the header keeps no reserve: less
+	 * than a block of it (block 0: a page) where data stays, none where all is written anew. */
 	bool compact;
 };
 
@@ -96,7 +105,7 @@ enum stfs_plan_kind {
 struct stfs_plan_cost {
 	uint64_t written; /* bytes of new items, as often as they are written */
 	uint64_t moved;   /* bytes of kept items that are copied, edges of shifts among them */
-	uint64_t shifted; /* bytes behind block shifts: their extents change, no data is written */
+	uint64_t shifted; /* bytes behind block shifts, and shared ones: only their extents change */
 	uint64_t space;   /* bytes that must be allocated for a while */
 	uint64_t total;   /* what plans are compared by */
 };

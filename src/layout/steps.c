@@ -12,30 +12,50 @@ struct builder {
 	const struct stfs_layout_view *view;
 	const struct stfs_target *target;
 	struct stfs_plan *plan;
-	size_t cap;
+	struct stfs_steps steps;
 	uint64_t block;
 	uint64_t length; /* of the file after the steps so far */
-	int status;
 };
+
+/* Whether the step continues the one before it, without which both overlap as one (L3). */
+static bool continues(const struct stfs_step *last, const struct stfs_step *step)
+{
+	uint64_t len = last->len + step->len;
+
+	return step->kind == STFS_STEP_COPY && last->kind == STFS_STEP_COPY &&
+	       last->from + last->len == step->from && last->to + last->len == step->to &&
+	       (last->to >= last->from + len || last->from >= last->to + len);
+}
+
+void stfs_step_push(struct stfs_steps *steps, struct stfs_step step)
+{
+	struct stfs_plan *plan = steps->plan;
+	struct stfs_step *grown;
+
+	if (steps->status < 0 || (step.len == 0 && step.kind != STFS_STEP_TRUNCATE))
+		return;
+	/* Never across the record: what is before it counts as it stands. */
+	if (plan->count > plan->before && continues(&plan->steps[plan->count - 1], &step)) {
+		plan->steps[plan->count - 1].len += step.len;
+		plan->steps[plan->count - 1].item = NO_ITEM;
+		return;
+	}
+	if (plan->count == steps->cap) {
+		steps->cap = steps->cap ? 2 * steps->cap : 16;
+		grown = reallocarray(plan->steps, steps->cap, sizeof(*grown));
+		if (!grown) {
+			steps->status = -ENOMEM;
+			return;
+		}
+		plan->steps = grown;
+	}
+	plan->steps[plan->count++] = step;
+}
 
 static void push(struct builder *b, enum stfs_step_kind kind, uint32_t item, uint64_t from, uint64_t to,
 		 uint64_t len)
 {
-	struct stfs_step *steps;
-
-	if (b->status < 0 || (len == 0 && kind != STFS_STEP_TRUNCATE))
-		return;
-	if (b->plan->count == b->cap) {
-		b->cap = b->cap ? 2 * b->cap : 16;
-		steps = reallocarray(b->plan->steps, b->cap, sizeof(*steps));
-		if (!steps) {
-			b->status = -ENOMEM;
-			return;
-		}
-		b->plan->steps = steps;
-	}
-	b->plan->steps[b->plan->count++] =
-		(struct stfs_step){.kind = kind, .item = item, .from = from, .to = to, .len = len};
+	stfs_step_push(&b->steps, (struct stfs_step){kind, item, from, to, len});
 }
 
 static void truncate_to(struct builder *b, uint64_t length)
@@ -59,7 +79,7 @@ static void place_bytes(struct builder *b, uint32_t number, uint64_t to)
 /* The fixed item number k. */
 static const struct stfs_layout_item *fixed(const struct builder *b, uint32_t k)
 {
-	return &b->view->items[b->view->kept[b->target->run[k]]];
+	return stfs_kept(b->view, b->target->run[k]);
 }
 
 /* Calls `each` for the fillers of a gap, with the place at which each lies from `at` on. */
@@ -88,8 +108,7 @@ static void set_places(struct builder *b)
 	uint32_t next = 0;
 
 	for (uint32_t k = 0; k < t->run_count; k++) {
-		if (k)
-			at = fill(b, k, &next, at, set_place);
+		at = fill(b, k, &next, at, set_place);
 		b->plan->place[b->view->kept[t->run[k]]] = at;
 		at += fixed(b, k)->size;
 	}
@@ -129,7 +148,7 @@ static void remove_dead(struct builder *b, uint64_t at, uint64_t len)
 	b->length -= len;
 }
 
-/* The tail behind the end of the file, where it is out of everybody's way; and new fillers there. */
+/* The tail behind the end of the file, where it is out of everybody's way; and some fillers there. */
 static uint64_t write_tail(struct builder *b, uint64_t end, uint64_t *scratch)
 {
 	const struct stfs_target *t = b->target;
@@ -146,7 +165,7 @@ static uint64_t write_tail(struct builder *b, uint64_t end, uint64_t *scratch)
 	}
 	*scratch = at;
 	for (uint32_t i = 0; i < t->fill_count; i++) {
-		if (!stfs_item_is_new(&b->view->items[t->fill_order[i]]))
+		if (!t->twice[t->fill_order[i]])
 			continue;
 		place_bytes(b, t->fill_order[i], at);
 		at += b->view->items[t->fill_order[i]].size;
@@ -162,14 +181,14 @@ static void copy_fillers(struct builder *b, uint64_t scratch)
 	uint64_t at;
 	uint32_t next = 0;
 
-	for (uint32_t k = 1; k < t->run_count; k++) {
-		at = stfs_item_end(fixed(b, k - 1));
+	for (uint32_t k = 0; k < t->run_count; k++) {
+		at = k ? stfs_item_end(fixed(b, k - 1)) : t->data_start;
 		for (; next < t->fill_count && t->gap_of[t->fill_order[next]] == k; next++) {
 			uint32_t number = t->fill_order[next];
 			const struct stfs_layout_item *item = &b->view->items[number];
 			uint64_t from = item->old;
 
-			if (stfs_item_is_new(item)) {
+			if (t->twice[number]) {
 				from = scratch;
 				scratch += item->size;
 			}
@@ -206,13 +225,16 @@ static void move_front(struct builder *b)
 	uint64_t old = fixed(b, 0)->old, now = b->target->data_start;
 	uint64_t at;
 
+	if (!b->block)
+		return;
 	if (now > old) {
 		at = old - old % b->block;
 		push(b, STFS_STEP_INSERT, NO_ITEM, 0, at, now - old);
 		b->length += now - old;
+	} else if (now < old && now < b->block) {
+		remove_dead(b, now, old - now); /* the first block stays: the data's edge comes to it */
 	} else if (now < old) {
-		at = old - (old - now);
-		at -= at % b->block;
+		at = now - now % b->block; /* only header and dead bytes: they need no edge copied */
 		push(b, STFS_STEP_COLLAPSE, NO_ITEM, 0, at, old - now);
 		b->length -= old - now;
 	}
@@ -222,7 +244,7 @@ static int begin(struct builder *b, const struct stfs_layout_view *view, const s
 		 struct stfs_plan *plan)
 {
 	*b = (struct builder){.view = view, .target = target, .plan = plan, .block = view->block,
-			      .length = view->problem->file.length};
+			      .steps.plan = plan, .length = view->problem->file.length};
 	plan->place = calloc(view->problem->count ? view->problem->count : 1, sizeof(*plan->place));
 	if (!plan->place)
 		return -ENOMEM;
@@ -243,8 +265,8 @@ int stfs_steps_in_place(const struct stfs_layout_view *view, const struct stfs_t
 	tail = write_tail(&b, end, &scratch);
 	plan->before = plan->count;
 	copy_fillers(&b, scratch);
-	truncate_to(&b, target->tail_count ? tail + target->tail_bytes : end);
-	if (target->tail_count && tail != end) {
+	truncate_to(&b, target->tail_bytes ? tail + target->tail_bytes : end);
+	if (target->tail_bytes && tail != end) {
 		if (b.block) {
 			remove_dead(&b, end, tail - end);
 		} else {
@@ -254,7 +276,7 @@ int stfs_steps_in_place(const struct stfs_layout_view *view, const struct stfs_t
 	}
 	close_gaps(&b);
 	move_front(&b);
-	return b.status;
+	return b.steps.status;
 }
 
 /* Kept bytes [from, from + len) into the new file at `to`: shared where blocks meet, else copied. */
@@ -262,7 +284,7 @@ static void take_over(struct builder *b, uint64_t from, uint64_t to, uint64_t le
 {
 	uint64_t head, body;
 
-	if (!b->view->problem->file.can_clone || !b->block || (to - from) % b->block) {
+	if (!b->block) {
 		push(b, STFS_STEP_COPY, NO_ITEM, from, to, len);
 		return;
 	}
@@ -273,11 +295,17 @@ static void take_over(struct builder *b, uint64_t from, uint64_t to, uint64_t le
 	push(b, STFS_STEP_COPY, NO_ITEM, from + head + body, to + head + body, len - head - body);
 }
 
+static int by_target(const void *left, const void *right)
+{
+	const struct stfs_step *a = left, *b = right;
+
+	return a->to < b->to ? -1 : a->to > b->to;
+}
+
 int stfs_steps_rebuild(const struct stfs_layout_view *view, const struct stfs_target *target,
 		       struct stfs_plan *plan)
 {
 	struct builder b;
-	uint32_t next = 0;
 	uint64_t from = 0, to = 0, len = 0;
 	int r = begin(&b, view, target, plan);
 
@@ -299,10 +327,13 @@ int stfs_steps_rebuild(const struct stfs_layout_view *view, const struct stfs_ta
 		len += item->size;
 	}
 	take_over(&b, from, to, len);
-	for (; next < target->fill_count; next++)
-		place_bytes(&b, target->fill_order[next], plan->place[target->fill_order[next]]);
+	for (uint32_t i = 0; i < target->fill_count; i++)
+		place_bytes(&b, target->fill_order[i], plan->place[target->fill_order[i]]);
 	for (uint32_t i = 0; i < target->tail_count; i++)
 		place_bytes(&b, target->tail[i], plan->place[target->tail[i]]);
+	/* One pass over the new file, from its beginning to its end. */
+	if (plan->count)
+		qsort(plan->steps, plan->count, sizeof(*plan->steps), by_target);
 	plan->before = plan->count;
-	return b.status;
+	return b.steps.status;
 }

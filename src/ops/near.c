@@ -61,27 +61,32 @@ static unsigned rank(struct stfs_str wanted, struct stfs_str name)
 	return distance <= wanted.len / 3 + 1 ? distance : nearest_part(wanted, name);
 }
 
+void stfs_near_offer(struct stfs_near *near, struct stfs_str name, uint32_t number)
+{
+	unsigned mine = rank(near->wanted, name);
+	size_t at;
+
+	for (at = near->count; at > 0 && near->ranks[at - 1] > mine; at--)
+		if (at < STFS_NEAR_MAX) {
+			near->ranks[at] = near->ranks[at - 1];
+			near->numbers[at] = near->numbers[at - 1];
+		}
+	if (mine == UINT32_MAX || at == STFS_NEAR_MAX)
+		return;
+	near->ranks[at] = mine;
+	near->numbers[at] = number;
+	near->count += near->count < STFS_NEAR_MAX;
+}
+
 size_t stfs_near_tensors(const struct stfs_model *model, struct stfs_str name,
 			 uint32_t ids[STFS_NEAR_MAX])
 {
-	unsigned ranks[STFS_NEAR_MAX], mine;
+	struct stfs_near near = {.wanted = name};
 	struct stfs_tensor_ref ref;
-	size_t count = 0, at;
 
-	for (uint32_t id = 0; id < stfs_model_ids(model); id++) {
-		if (!stfs_model_tensor(model, id, &ref))
-			continue;
-		mine = rank(name, ref.name);
-		for (at = count; at > 0 && ranks[at - 1] > mine; at--)
-			if (at < STFS_NEAR_MAX) {
-				ranks[at] = ranks[at - 1];
-				ids[at] = ids[at - 1];
-			}
-		if (mine == UINT32_MAX || at == STFS_NEAR_MAX)
-			continue;
-		ranks[at] = mine;
-		ids[at] = id;
-		count += count < STFS_NEAR_MAX;
-	}
-	return count;
+	for (uint32_t id = 0; id < stfs_model_ids(model); id++)
+		if (stfs_model_tensor(model, id, &ref))
+			stfs_near_offer(&near, ref.name, id);
+	memcpy(ids, near.numbers, near.count * sizeof(*ids));
+	return near.count;
 }

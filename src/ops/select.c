@@ -44,9 +44,14 @@ static const char *terminated(struct stfs_str name, struct stfs_buf *scratch)
 	return stfs_buf_cstr(scratch);
 }
 
-static bool any_matches(struct stfs_patterns *patterns, struct stfs_str name, const char *text)
+int stfs_patterns_match(struct stfs_patterns *patterns, struct stfs_str name,
+			struct stfs_buf *scratch)
 {
+	const char *text = patterns->count ? terminated(name, scratch) : NULL;
 	bool found = false;
+
+	if (patterns->count && !text)
+		return -ENOMEM;
 
 	for (size_t i = 0; i < patterns->count; i++) {
 		if (stfs_str_is(name, patterns->items[i]) ||
@@ -62,18 +67,18 @@ int stfs_select(const struct stfs_model *model, struct stfs_patterns *include,
 	STFS_AUTO_BUF struct stfs_buf scratch = STFS_BUF_INIT;
 	struct stfs_tensor_ref ref;
 	size_t kept = 0;
-	const char *text;
+	int in, out;
 
 	if (!include->count && !exclude->count)
 		return 0;
 	for (size_t i = 0; i < *count; i++) {
 		if (!stfs_model_tensor(model, ids[i], &ref))
 			continue;
-		text = terminated(ref.name, &scratch);
-		if (!text)
+		in = include->count ? stfs_patterns_match(include, ref.name, &scratch) : 1;
+		out = stfs_patterns_match(exclude, ref.name, &scratch);
+		if (in < 0 || out < 0)
 			return -ENOMEM;
-		if ((!include->count || any_matches(include, ref.name, text)) &&
-		    !any_matches(exclude, ref.name, text))
+		if (in && !out)
 			ids[kept++] = ids[i];
 	}
 	*count = kept;

@@ -20,6 +20,13 @@ int stfs_patterns_add(struct stfs_patterns *patterns, const char *pattern); /* 0
 void stfs_patterns_free(struct stfs_patterns *patterns);
 
 /*
+ * Whether `name` matches one of the patterns, each of which then remembers that it has: 1, 0 or
+ * -ENOMEM. `scratch` is for the function's own use, call after call.
+ */
+int stfs_patterns_match(struct stfs_patterns *patterns, struct stfs_str name,
+			struct stfs_buf *scratch);
+
+/*
  * Drops from `ids` (`*count` of them) what matches no pattern of `include`, unless that is empty,
  * and what matches one of `exclude`. Order is kept. 0 or -ENOMEM.
  */

@@ -12,6 +12,7 @@
 #include "base/io.h"
 #include "commit/beside.h"
 #include "store/edit_internal.h"
+#include "store/rescue.h"
 
 /* ---- The table of names ---- */
 
@@ -271,6 +272,7 @@ void stfs_edit_close(struct stfs_edit *edit)
 		return;
 	stfs_edit_unload(edit);
 	stfs_model_close(edit->model);
+	stfs_model_close(edit->rescue);
 	if (edit->folder_fd >= 0)
 		close(edit->folder_fd);
 	free(edit->path);
@@ -380,16 +382,50 @@ int stfs_edit_create(const char *path, unsigned flags, struct stfs_edit **edit, 
 	return give(made, r, path, edit, err);
 }
 
+/* Commits what a rescue file holds. */
+static int commit_rescued(const char *path, unsigned flags, enum stfs_recovered *what, struct stfs_err *err)
+{
+	struct stfs_edit *edit;
+	int r = stfs_edit_open(path, flags, &edit, err);
+
+	if (r < 0)
+		return r;
+	r = stfs_edit_take_up(edit, err);
+	if (r > 0) {
+		r = stfs_edit_commit(edit, NULL, NULL, err);
+		if (r == 0)
+			r = stfs_edit_end_rescue(edit, err);
+		if (r == 0)
+			*what = STFS_RECOVERED_RESCUED;
+	}
+	stfs_edit_close(edit);
+	return r;
+}
+
+static int has_rescue(const struct stfs_edit *edit)
+{
+	STFS_AUTO_FREE char *name = stfs_beside_name(edit->name, STFS_BESIDE_RESCUE);
+	struct stat st;
+
+	if (!name)
+		return -ENOMEM;
+	return fstatat(edit->folder_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
 int stfs_recover(const char *path, unsigned flags, enum stfs_recovered *what, struct stfs_err *err)
 {
 	struct stfs_edit *edit = make(flags);
-	int r = edit ? stfs_edit_resolve(edit, path, err) : -ENOMEM;
+	int r = edit ? stfs_edit_resolve(edit, path, err) : -ENOMEM, kept = 0;
 
 	*what = STFS_RECOVERED_NOTHING;
 	if (r == 0)
 		r = stfs_commit_recover(edit->folder_fd, edit->name, what, err);
+	if (r == 0)
+		r = kept = has_rescue(edit);
 	stfs_edit_close(edit);
+	if (kept > 0)
+		r = commit_rescued(path, flags, what, err);
 	if (r < 0 && err && err->code != r)
 		stfs_err_errno(err, r, "%s", path);
-	return r;
+	return r < 0 ? r : 0;
 }

@@ -132,7 +132,7 @@ bool stfs_edit_pending(const struct stfs_edit *edit);
 
 /* What a commit does to one file, or would do. */
 struct stfs_edit_file {
-	const char *name; /* borrowed from the edit */
+	char *name; /* owned */
 	enum stfs_plan_kind kind;
 	bool is_new;        /* it was not there before */
 	bool is_index;      /* the index: written anew, the fields below but the lengths are 0 */

@@ -360,6 +360,8 @@ static int make_parts(struct stfs_edit *edit, struct commit_parts *all, struct s
 
 void stfs_edit_result_free(struct stfs_edit_result *result)
 {
+	for (size_t i = 0; i < result->count; i++)
+		free(result->files[i].name);
 	free(result->files);
 	*result = (struct stfs_edit_result){0};
 }
@@ -387,7 +389,7 @@ static int fill_result(const struct stfs_edit *edit, const struct commit_parts *
 		bool is_index = file->content != NULL;
 
 		result->files[result->count++] = (struct stfs_edit_file){
-			.name = i < all->count && edit->model ? edit->model->shards[all->parts[i].shard].name : edit->name,
+			.name = strdup(file->name),
 			.kind = file->plan.kind,
 			.is_new = file->fd < 0,
 			.is_index = is_index,
@@ -397,6 +399,8 @@ static int fill_result(const struct stfs_edit *edit, const struct commit_parts *
 			.cost = file->plan.cost,
 			.shifts = count_shifts(&file->plan),
 		};
+		if (!result->files[result->count - 1].name)
+			return -ENOMEM;
 		result->space += file->plan.cost.space;
 	}
 	return 0;
@@ -484,7 +488,15 @@ static int run(struct stfs_edit *edit, struct commit_parts *all, const struct st
 	edit->stuck = r < 0 && all->commit.recorded;
 	if (r == 0)
 		r = fill_result(edit, all, result);
-	return r < 0 ? r : reopen(edit, all, err);
+	if (r < 0)
+		return r;
+	r = reopen(edit, all, err);
+	if (r < 0) {
+		edit->stuck = true; /* what is staged is committed: it must not be committed again */
+		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: the edits are committed, but the model cannot be "
+				    "opened again", edit->path);
+	}
+	return 0;
 }
 
 int stfs_edit_commit(struct stfs_edit *edit, const struct stfs_progress *progress,

@@ -40,6 +40,7 @@ struct stfs_edit_shard {
 struct stfs_edit {
 	unsigned flags;
 	struct stfs_model *model; /* owned; NULL while it is being created */
+	struct stfs_model *rescue; /* owned: the rescue file whose tensors are staged, or NULL */
 	char *path;     /* owned: what to call it */
 	char *name;     /* owned: of the file or index in the folder */
 	char *real;     /* owned: the path that leads there without links */
@@ -88,6 +89,16 @@ void stfs_edit_touch(struct stfs_edit *edit, uint32_t shard);
 /* The pairs of a shard as staged: 0 or -ENOMEM. */
 int stfs_edit_load_metadata(struct stfs_edit *edit, uint32_t shard);
 void stfs_edit_free_pairs(struct stfs_edit_shard *shard);
+
+/* ---- spool.c ---- */
+
+/* The spool begins with room for the header of a rescue file; a hole until then. */
+#define STFS_SPOOL_HEADER (1u << 20)
+
+int stfs_edit_open_spool(struct stfs_edit *edit);
+/* As stfs_edit_spool(), of bytes that stand in a file. */
+int stfs_edit_spool_range(struct stfs_edit *edit, struct stfs_source from, uint64_t len,
+			  struct stfs_source *source, uint64_t *spooled, struct stfs_err *err);
 
 /* ---- guard.c ---- */
 

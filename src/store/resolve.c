@@ -9,7 +9,6 @@
 
 #include "base/buf.h"
 #include "base/cleanup.h"
-#include "base/io.h"
 #include "base/natural.h"
 
 void stfs_resolved_free(struct stfs_resolved *resolved)
@@ -178,7 +177,7 @@ static int open_once(int folder_fd, const char *name, unsigned how, int *fd, str
 
 	*irregular = false;
 	/* O_NONBLOCK: a pipe in a file's place must not hang us. */
-	opened = stfs_io->openat(folder_fd, name, flags | O_NONBLOCK, 0);
+	opened = openat(folder_fd, name, flags | O_NONBLOCK);
 	if (opened < 0 && errno == EWOULDBLOCK) {
 		/*
 		 * Of a file, it says that somebody holds a lease (fcntl(2), F_SETLEASE): opened
@@ -190,7 +189,7 @@ static int open_once(int folder_fd, const char *name, unsigned how, int *fd, str
 		if (!S_ISREG(st->st_mode))
 			return -EWOULDBLOCK;
 		do
-			opened = stfs_io->openat(folder_fd, name, flags, 0);
+			opened = openat(folder_fd, name, flags);
 		while (opened < 0 && errno == EINTR);
 	}
 	if (opened < 0 || fstat(opened, st) < 0)

@@ -11,14 +11,19 @@
 #include "commit/beside.h"
 #include "store/edit_internal.h"
 
-/* Room is reserved in pieces of this while it is not known how much will come. */
-#define AHEAD (64ull << 20)
+/* Room is reserved in pieces of this while it is not known how much will come; growing with what came. */
+#define AHEAD (1ull << 20)
+#define AHEAD_MOST (64ull << 20)
 #define PIECE (1u << 20)
 
 /* Beside the model: never in a /tmp that is too small. */
-static int open_spool(struct stfs_edit *edit)
+int stfs_edit_open_spool(struct stfs_edit *edit)
 {
 	STFS_AUTO_FREE char *name = NULL;
+
+	if (edit->spool >= 0)
+		return 0;
+	edit->spool_end = STFS_SPOOL_HEADER;
 
 	edit->spool = stfs_io->openat(edit->folder_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 	if (edit->spool >= 0)
@@ -32,14 +37,23 @@ static int open_spool(struct stfs_edit *edit)
 	return edit->spool < 0 ? edit->spool : stfs_io_unlink(edit->folder_fd, name);
 }
 
+/* Where bytes come from: a stream (at < 0), or a place in a file. */
+struct input {
+	int fd;
+	off_t at;
+};
+
 /* Reads until the piece is full or the end. Bytes or -errno. */
-static ssize_t fill(int fd, char *piece, size_t want)
+static ssize_t fill(struct input *input, char *piece, size_t want)
 {
 	size_t done = 0;
 	ssize_t got;
 
 	while (done < want) {
-		got = read(fd, piece + done, want - done);
+		if (input->at < 0)
+			got = read(input->fd, piece + done, want - done);
+		else
+			got = pread(input->fd, piece + done, want - done, input->at);
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got < 0)
@@ -47,11 +61,12 @@ static ssize_t fill(int fd, char *piece, size_t want)
 		if (got == 0)
 			break;
 		done += (size_t)got;
+		input->at += input->at < 0 ? 0 : got;
 	}
 	return (ssize_t)done;
 }
 
-static int take_in(struct stfs_edit *edit, int fd, uint64_t len, char *piece, uint64_t *taken)
+static int take_in(struct stfs_edit *edit, struct input *input, uint64_t len, char *piece, uint64_t *taken)
 {
 	uint64_t reserved = 0;
 	ssize_t got;
@@ -59,12 +74,12 @@ static int take_in(struct stfs_edit *edit, int fd, uint64_t len, char *piece, ui
 
 	while (r == 0 && *taken < len) {
 		if (*taken == reserved) {
-			reserved += len == UINT64_MAX ? AHEAD : len;
+			reserved += len == UINT64_MAX ? stfs_min_u64(AHEAD + *taken, AHEAD_MOST) : len;
 			r = stfs_io_reserve(edit->spool, edit->spool_end + *taken, reserved - *taken);
 			if (r < 0)
 				break;
 		}
-		got = fill(fd, piece, stfs_min_u64(PIECE, stfs_min_u64(len, reserved) - *taken));
+		got = fill(input, piece, stfs_min_u64(PIECE, stfs_min_u64(len, reserved) - *taken));
 		if (got < 0)
 			return (int)got;
 		if (got == 0)
@@ -75,17 +90,17 @@ static int take_in(struct stfs_edit *edit, int fd, uint64_t len, char *piece, ui
 	return r;
 }
 
-int stfs_edit_spool(struct stfs_edit *edit, int fd, uint64_t len, struct stfs_source *source,
-		    uint64_t *spooled, struct stfs_err *err)
+static int spool(struct stfs_edit *edit, struct input input, uint64_t len, struct stfs_source *source,
+		 uint64_t *spooled, struct stfs_err *err)
 {
 	STFS_AUTO_FREE char *piece = malloc(PIECE);
 	uint64_t taken = 0;
 	int r = piece ? 0 : -ENOMEM;
 
-	if (r == 0 && edit->spool < 0)
-		r = open_spool(edit);
 	if (r == 0)
-		r = take_in(edit, fd, len, piece, &taken);
+		r = stfs_edit_open_spool(edit);
+	if (r == 0)
+		r = take_in(edit, &input, len, piece, &taken);
 	if (r == -ENODATA)
 		return stfs_err_set(err, r, STFS_NO_POSITION, "the input ends after %llu bytes, %llu were expected",
 				    (unsigned long long)taken, (unsigned long long)len);
@@ -97,5 +112,18 @@ int stfs_edit_spool(struct stfs_edit *edit, int fd, uint64_t len, struct stfs_so
 	*source = (struct stfs_source){.fd = edit->spool, .offset = edit->spool_end};
 	*spooled = taken;
 	edit->spool_end = stfs_align_up(edit->spool_end + taken, 4096);
-	return 0;
+	/* What was reserved beyond it is given back. */
+	return stfs_io_truncate(edit->spool, edit->spool_end);
+}
+
+int stfs_edit_spool(struct stfs_edit *edit, int fd, uint64_t len, struct stfs_source *source,
+		    uint64_t *spooled, struct stfs_err *err)
+{
+	return spool(edit, (struct input){fd, -1}, len, source, spooled, err);
+}
+
+int stfs_edit_spool_range(struct stfs_edit *edit, struct stfs_source from, uint64_t len,
+			  struct stfs_source *source, uint64_t *spooled, struct stfs_err *err)
+{
+	return spool(edit, (struct input){from.fd, (off_t)from.offset}, len, source, spooled, err);
 }

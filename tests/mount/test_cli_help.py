@@ -5,7 +5,8 @@ import subprocess
 
 import pytest
 
-VERBS = ["info", "ls", "cat", "check", "map", "mount", "umount", "status"]
+EDITING = ["put", "rm", "mv", "rename", "cp", "metadata", "edit", "create", "compact"]
+VERBS = ["info", "ls", "cat", "check", "map", *EDITING, "recover", "mount", "umount", "status"]
 
 
 def judge_help(done):
@@ -32,6 +33,13 @@ def test_help_of_a_verb(stfs, verb):
     assert stfs("help", verb).stdout == done.stdout
 
 
+@pytest.mark.parametrize("verb", EDITING)
+def test_options_of_every_editing_verb(stfs, verb):
+    text = stfs(verb, "--help").stdout
+    for option in "--dry-run", "--json", "--quiet", "--force", "--readers":
+        assert option in text
+
+
 def test_version(stfs):
     assert stfs("--version").stdout.startswith("stfs 0.")
 
@@ -41,7 +49,8 @@ def test_nothing_asked(stfs):
     assert done.returncode == 64 and done.stdout == "" and "usage:" in done.stderr
 
 
-@pytest.mark.parametrize("word, meant", [("lz", "ls"), ("inof", "info"), ("unmount", "umount"), ("ch", "check")])
+@pytest.mark.parametrize("word, meant", [("lz", "ls"), ("inof", "info"), ("unmount", "umount"), ("ch", "check"),
+                                         ("renmae", "rename"), ("meta", "metadata"), ("copmact", "compact")])
 def test_unknown_verb(stfs, word, meant):
     done = stfs(word, check=False)
     assert done.returncode == 64 and done.stdout == ""
@@ -52,7 +61,9 @@ def test_unknown_verb(stfs, word, meant):
     ["info"], ["info", "a", "b"], ["info", "--nonsense", "a"], ["ls"], ["ls", "--sort", "colour", "a"],
     ["ls", "--sort"], ["cat", "a"], ["cat", "--npy", "--json", "a", "b"], ["check"], ["map"],
     ["map", "--width", "9x", "a"], ["map", "--json", "--svg", "x", "a"], ["mount", "a"], ["umount"],
-    ["status", "a", "b"], ["ls", "-Z", "a"], ["help", "nonsense"]])
+    ["status", "a", "b"], ["ls", "-Z", "a"], ["help", "nonsense"], ["put"], ["put", "a"], ["rm"], ["mv", "a", "b"], ["cp", "a"],
+    ["rename", "a", "b"], ["metadata"], ["edit", "a"], ["create"], ["compact"], ["recover", "a", "b"],
+    ["rm", "-Z", "a", "b"], ["put", "a", "b", "c", "--dtype"], ["metadata", "a", "--set", "x"]])
 def test_usage_errors(stfs, args):
     done = stfs(*args, check=False)
     assert done.returncode == 64 and done.stdout == ""

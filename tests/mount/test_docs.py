@@ -37,7 +37,7 @@ def manual_options(page):
 def test_manual_of_every_verb(stfs):
     page = manual("stfs.1")
     found = verbs(stfs)
-    assert {"mount", "umount", "status", "info", "ls", "cat", "check", "map"} <= set(found)
+    assert {"mount", "umount", "status", "info", "ls", "cat", "check", "map", "put", "recover"} <= set(found)
     for verb in found:
         assert re.search(rf"^\.It Cm {verb}\b", page, re.M), f"{verb} is not in stfs.1"
         missing = options(stfs("help", verb).stdout) - {"--help"} - manual_options(page)
@@ -96,6 +96,17 @@ def folder(tmp_path):
     (["ls", "--excl"], ["--exclude"]),
     (["mount", "m.safetensors", "d", "-o", "xattr,view=n"], ["xattr,view=npy"]),
     (["cat", "absent.safetensors", ""], []),
+    (["rm", "m.safetensors", "layer.0.bias", "layer.0.w"], ["layer.0.weight"]),
+    (["mv", "--replace", "m.safetensors", "it"], ["it\\'s"]),
+    (["rename", "--sub", "s/a/b/", "m.safetensors", "[q"], ["\\[q\\]"]),
+    (["put", "m.safetensors", "layer.0.b"], ["layer.0.bias"]),
+    (["put", "m.safetensors", "layer.0.bias", "m.t"], ["m.txt"]),
+    (["put", "m.safetensors", "layer.0.bias=m.t"], ["layer.0.bias=m.txt"]),
+    (["put", "--dtype", "F8_E4M3F"], ["F8_E4M3FNUZ"]),
+    (["cp", "m.safetensors:layer.0.b"], ["m.safetensors:layer.0.bias"]),
+    (["cp", "m.safetensors:x", "m.s"], ["m.safetensors"]),
+    (["compact", "--punch"], ["--punch-zeros"]),
+    (["edit", "--readers", "i"], ["ignore"]),
 ])
 def test_completion(stfs, folder, words, wanted):
     assert complete(stfs, "stfs", *words, cwd=folder) == wanted

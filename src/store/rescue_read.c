@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: MIT */
+/* Edits of a rescue file, staged again. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "base/cleanup.h"
+#include "base/io.h"
+#include "commit/beside.h"
+#include "format/metadata.h"
+#include "format/sidecar.h"
+#include "store/edit_internal.h"
+#include "store/rescue.h"
+
+/* The instructions, while they are read and done. */
+struct reader {
+	struct stfs_edit *edit;
+	struct stfs_model *kept; /* the rescue file */
+	struct stfs_err *err;
+	struct stfs_json json;
+	struct stfs_buf strings; /* names of a list, one behind the other */
+	size_t *ends;            /* owned: where each of them ends */
+	size_t count, cap;
+};
+
+static int add_string(struct reader *reader, struct stfs_json_string raw)
+{
+	size_t cap = reader->cap ? 2 * reader->cap : 64, *ends;
+	int r;
+
+	if (reader->count == reader->cap) {
+		ends = reallocarray(reader->ends, cap, sizeof(*ends));
+		if (!ends)
+			return -ENOMEM;
+		reader->ends = ends;
+		reader->cap = cap;
+	}
+	r = stfs_json_unescape(stfs_json_raw(&reader->json, raw), &reader->strings);
+	reader->ends[reader->count++] = reader->strings.len;
+	return r;
+}
+
+static struct stfs_str string_at(const struct reader *reader, size_t i)
+{
+	size_t begin = i ? reader->ends[i - 1] : 0;
+
+	return stfs_str_slice(reader->strings.data + begin, reader->ends[i] - begin);
+}
+
+/* An array of strings. */
+static int read_list(void *data)
+{
+	struct reader *reader = data;
+	struct stfs_json_string raw;
+	bool first = true;
+	int r = stfs_json_enter(&reader->json, '[');
+
+	while (r == 0) {
+		r = stfs_json_next(&reader->json, ']', &first);
+		if (r <= 0)
+			break;
+		r = stfs_json_string(&reader->json, &raw);
+		if (r == 0)
+			r = add_string(reader, raw);
+	}
+	return r;
+}
+
+/* {"name":{...sidecar...},...} */
+static int read_types(void *data)
+{
+	struct reader *reader = data;
+	STFS_AUTO_BUF struct stfs_buf scratch = STFS_BUF_INIT;
+	struct stfs_json_string raw;
+	struct stfs_str name;
+	bool first = true;
+	int r = stfs_json_enter(&reader->json, '{');
+
+	while (r == 0) {
+		struct stfs_sidecar sidecar = {0};
+		size_t start;
+
+		r = stfs_json_member(&reader->json, &first, &scratch, &raw, &name);
+		if (r <= 0)
+			break;
+		stfs_json_peek(&reader->json);
+		start = reader->json.pos;
+		r = stfs_json_skip(&reader->json, NULL, NULL);
+		if (r == 0)
+			r = stfs_sidecar_read(stfs_str_slice(reader->json.text + start, reader->json.pos - start),
+					      &sidecar, reader->err);
+		if (r == 0)
+			r = stfs_edit_retype(reader->edit, name, sidecar.dtype, sidecar.shape.dims,
+					     sidecar.shape.rank, reader->err);
+		stfs_sidecar_free(&sidecar);
+	}
+	return r;
+}
+
+static int parse(struct reader *reader, struct stfs_str text, int (*read)(void *data))
+{
+	reader->json = (struct stfs_json){.text = text.ptr, .len = text.len};
+	reader->count = 0;
+	stfs_buf_clear(&reader->strings);
+	return stfs_json_text(&reader->json, read, reader, reader->err);
+}
+
+static int remove_all(struct reader *reader, struct stfs_str text)
+{
+	int r = parse(reader, text, read_list);
+
+	for (size_t i = 0; r == 0 && i < reader->count; i++)
+		r = stfs_edit_remove(reader->edit, string_at(reader, i), reader->err);
+	return r;
+}
+
+static int rename_all(struct reader *reader, struct stfs_str text)
+{
+	STFS_AUTO_FREE struct stfs_edit_pair *pairs = NULL;
+	int r = parse(reader, text, read_list);
+
+	if (r < 0)
+		return r;
+	pairs = calloc(reader->count / 2 + 1, sizeof(*pairs));
+	if (!pairs)
+		return -ENOMEM;
+	for (size_t i = 0; i < reader->count / 2; i++)
+		pairs[i] = (struct stfs_edit_pair){string_at(reader, 2 * i), string_at(reader, 2 * i + 1)};
+	return stfs_edit_rename(reader->edit, pairs, reader->count / 2, false, reader->err);
+}
+
+static int set_metadata(struct reader *reader, struct stfs_str text)
+{
+	struct stfs_metadata metadata = {0};
+	int r = stfs_metadata_read(text, &metadata, reader->err);
+
+	if (r == 0)
+		r = stfs_edit_unset_all(reader->edit, reader->err);
+	for (size_t i = 0; r == 0 && i < metadata.count; i++)
+		r = stfs_edit_set(reader->edit, metadata.pairs[i].key, metadata.pairs[i].value, reader->err);
+	stfs_metadata_free(&metadata);
+	return r;
+}
+
+/* The instruction under one key of the rescue file's metadata. */
+struct instruction {
+	const char *key;
+	struct stfs_buf text;
+};
+
+static int find_instruction(void *data, struct stfs_str key, struct stfs_str value)
+{
+	struct instruction *wanted = data;
+
+	return stfs_str_is(key, wanted->key) ? stfs_buf_add_str(&wanted->text, value) : 0;
+}
+
+static int follow(struct reader *reader, const char *key, int (*act)(struct reader *reader, struct stfs_str text))
+{
+	struct instruction wanted = {.key = key};
+	int r = stfs_model_metadata(reader->kept, find_instruction, &wanted);
+
+	if (r == 0 && wanted.text.len)
+		r = act(reader, stfs_buf_str(&wanted.text));
+	stfs_buf_free(&wanted.text);
+	return r;
+}
+
+static int retype_all(struct reader *reader, struct stfs_str text)
+{
+	return parse(reader, text, read_types);
+}
+
+static int put_all(struct reader *reader)
+{
+	const struct stfs_model *kept = reader->kept;
+	struct stfs_tensor_ref ref;
+	int r = 0;
+
+	for (uint32_t id = 0; r == 0 && id < stfs_model_ids(kept); id++) {
+		STFS_AUTO_FREE uint64_t *dims = NULL;
+
+		if (!stfs_model_tensor(kept, id, &ref) || stfs_str_starts_with(ref.name, "stfs.padding."))
+			continue;
+		dims = stfs_model_shape(&ref);
+		r = dims ? stfs_edit_put(reader->edit, ref.name, (enum stfs_dtype)ref.tensor->dtype, dims,
+					 ref.tensor->rank, (struct stfs_source){ref.shard->fd, ref.offset},
+					 reader->err)
+			 : -ENOMEM;
+	}
+	return r;
+}
+
+/* As for a journal (commit/journal.h, C5): it could else bring tensors of a stranger into the model. */
+static int believe(const struct stfs_edit *edit, int fd, const char *path, struct stfs_err *err)
+{
+	struct stat st, model;
+
+	if (fstat(fd, &st) < 0 || fstat(edit->model->shards[0].fd, &model) < 0)
+		return -errno;
+	if (S_ISREG(st.st_mode) && st.st_nlink == 1 && !(st.st_mode & 022 & ~model.st_mode) &&
+	    (st.st_uid == model.st_uid || st.st_uid == 0 || st.st_uid == geteuid()))
+		return 0;
+	return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: is not believed: it belongs to another, has other "
+			    "links, or others may write to it; look where it comes from, then remove it", path);
+}
+
+static int open_kept(struct stfs_edit *edit, struct stfs_err *err)
+{
+	STFS_AUTO_FREE char *name = stfs_beside_name(edit->name, STFS_BESIDE_RESCUE), *path = NULL;
+	struct stat st;
+	int r;
+
+	if (!name || asprintf(&path, "%.*s%s", (int)(strlen(edit->real) - strlen(edit->name)), edit->real, name) < 0) {
+		path = NULL;
+		return -ENOMEM;
+	}
+	if (fstatat(edit->folder_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return errno == ENOENT ? 0 : -errno;
+	r = stfs_model_open(path, STFS_OPEN_WRITE | STFS_OPEN_LOCK, &edit->rescue, err);
+	if (r == 0)
+		r = believe(edit, edit->rescue->shards[0].fd, path, err);
+	return r < 0 ? r : 1;
+}
+
+int stfs_edit_take_up(struct stfs_edit *edit, struct stfs_err *err)
+{
+	struct reader reader = {.edit = edit, .err = err};
+	int r = open_kept(edit, err);
+
+	if (r <= 0)
+		return r;
+	reader.kept = edit->rescue;
+	r = follow(&reader, "stfs.remove", remove_all);
+	if (r == 0)
+		r = follow(&reader, "stfs.rename", rename_all);
+	if (r == 0)
+		r = follow(&reader, "stfs.retype", retype_all);
+	if (r == 0)
+		r = put_all(&reader);
+	if (r == 0)
+		r = follow(&reader, "stfs.metadata", set_metadata);
+	stfs_buf_free(&reader.strings);
+	free(reader.ends);
+	return r < 0 ? r : 1;
+}
+
+int stfs_edit_end_rescue(struct stfs_edit *edit, struct stfs_err *err)
+{
+	STFS_AUTO_FREE char *name = stfs_beside_name(edit->name, STFS_BESIDE_RESCUE);
+	int r = name ? stfs_io_unlink(edit->folder_fd, name) : -ENOMEM;
+
+	if (r == 0)
+		r = stfs_io_sync_folder(edit->folder_fd);
+	stfs_model_close(edit->rescue);
+	edit->rescue = NULL;
+	return r < 0 ? stfs_err_errno(err, r, "%s: its rescue file could not be removed", edit->path) : 0;
+}

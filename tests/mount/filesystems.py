@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""File systems for the tests: loop images, tmpfs and overlayfs, mounted for one test and taken away."""
+import contextlib
+import os
+import shutil
+import subprocess
+import time
+
+MAKE = {
+    "ext4": ["mkfs.ext4", "-q", "-F"],
+    "ext4-1k": ["mkfs.ext4", "-q", "-F", "-b", "1024"],
+    "xfs": ["mkfs.xfs", "-q", "-f", "-m", "reflink=1"],
+    "xfs-noreflink": ["mkfs.xfs", "-q", "-f", "-m", "reflink=0"],
+    "btrfs": ["mkfs.btrfs", "-q", "-f"],
+}
+KINDS = [*MAKE, "tmpfs", "overlay"]
+
+
+def run(*words):
+    done = subprocess.run([os.fspath(w) for w in words], capture_output=True, text=True)
+    assert done.returncode == 0, f"{words}: {done.stderr or done.stdout}"
+    return done.stdout
+
+
+def unmount(path):
+    """Unmounts, waiting for whoever still has a file of it open."""
+    for _ in range(100):
+        if subprocess.run(["umount", str(path)], capture_output=True).returncode == 0:
+            return
+        time.sleep(0.1)
+    run("umount", path)
+
+
+class Image:
+    """A file system in a file: it can be unmounted and mounted again."""
+
+    def __init__(self, kind, folder, size):
+        self.kind, self.file, self.path = kind, folder / f"{kind}.img", folder / kind
+        self.path.mkdir()
+        with open(self.file, "wb") as image:
+            image.truncate(size)
+        run(*MAKE[kind], self.file)
+        self.mount()
+
+    def mount(self):
+        run("mount", "-o", "loop", self.file, self.path)
+
+    def unmount(self):
+        unmount(self.path)
+
+
+@contextlib.contextmanager
+def mounted(kind, folder, size=512 << 20):
+    """The folder of a new file system of that kind."""
+    if kind in MAKE:
+        image = Image(kind, folder, size)
+        try:
+            yield image.path
+        finally:
+            image.unmount()
+            image.file.unlink()
+        return
+    path = folder / kind
+    path.mkdir()
+    if kind == "tmpfs":
+        run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path)
+        try:
+            yield path
+        finally:
+            unmount(path)
+        return
+    with mounted("ext4", folder, size) as below:
+        for name in ("lower", "upper", "work"):
+            (below / name).mkdir()
+        run("mount", "-t", "overlay", "overlay", "-o",
+            f"lowerdir={below}/lower,upperdir={below}/upper,workdir={below}/work", path)
+        try:
+            yield path
+        finally:
+            unmount(path)
+            shutil.rmtree(below / "upper")

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: MIT
+"""Random sequences of edits by the verbs, beside a model in memory, on every file system: after each commit
+the official loader gives the same tensors and the same metadata, and nothing else is left in the folder."""
+import os
+import random
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+import filesystems
+from conftest import NIGHTLY
+
+SIZES = [0, 1, 4095, 4096, 4097, 8192, 12288, 100_000, 1 << 20, (1 << 20) + 7, 3 << 20]
+ROUNDS = 120 if NIGHTLY else 25
+TYPES = [np.uint8, np.float16, np.float32, np.int64]
+
+
+class Oracle:
+    """The model as it should be: arrays and metadata, and the verbs that change both."""
+
+    def __init__(self, folder, stfs, seed):
+        self.random, self.folder, self.stfs = random.Random(seed), folder, stfs
+        self.path = folder / "model/m.safetensors"
+        self.path.parent.mkdir()
+        self.tensors, self.metadata = {}, {"format": "pt"}
+        for i in range(6):
+            self.tensors[f"layers.{i}.weight"] = self.array()
+        save_file(self.tensors, self.path, self.metadata)
+
+    def array(self):
+        size, dtype = self.random.choice(SIZES), np.dtype(self.random.choice(TYPES))
+        data = self.random.randbytes(size // dtype.itemsize * dtype.itemsize)
+        flat = np.frombuffer(data, dtype)
+        return flat.reshape(-1, 1) if self.random.random() < 0.3 else flat
+
+    def name(self):
+        return self.random.choice(sorted(self.tensors))
+
+    def file_of(self, array, number=0):
+        path = self.folder / f"new{number}.npy"
+        np.save(path, array)
+        return path
+
+    def edits(self):
+        return [self.put, self.put, self.replace, self.remove, self.rename, self.swap, self.set, self.batch,
+                self.resize, self.glob_rename, self.compact, self.copy]
+
+    def put(self):
+        name, array = f"new.{self.random.randrange(1000)}", self.array()
+        self.stfs("put", self.path, name, self.file_of(array))
+        self.tensors[name] = array
+
+    def replace(self):
+        name, array = self.name(), self.array()
+        self.stfs("put", self.path, name, self.file_of(array))
+        self.tensors[name] = array
+
+    def resize(self):
+        """The same tensor a few rows longer or shorter, as raw bytes over a pipe."""
+        name = self.name()
+        old = self.tensors[name].reshape(-1)
+        array = np.concatenate([old, old[:3]]) if self.random.random() < 0.5 else old[: len(old) // 2]
+        names = {np.uint8: "U8", np.float16: "F16", np.float32: "F32", np.int64: "I64"}
+        self.stfs("put", self.path, name, "-", "--dtype", names[array.dtype.type], "--shape", str(len(array)),
+                  input=array.tobytes(), text=False)
+        self.tensors[name] = array
+
+    def remove(self):
+        name = self.name()
+        self.stfs("rm", self.path, name)
+        del self.tensors[name]
+
+    def rename(self):
+        name, new = self.name(), f"renamed.{self.random.randrange(10_000)}"
+        self.stfs("mv", self.path, name, new)
+        self.tensors[new] = self.tensors.pop(name)
+
+    def swap(self):
+        a, b = self.name(), self.name()
+        if a == b:
+            return
+        self.stfs("edit", self.path, "--batch", "-", input=f"mv {a} tmp\nmv {b} {a}\nmv tmp {b}\n")
+        self.tensors[a], self.tensors[b] = self.tensors[b], self.tensors[a]
+
+    def glob_rename(self):
+        self.stfs("rename", self.path, "--sub", r"s/^new\.([0-9])/old.\1/", check=False)
+        self.tensors = {("old." + k[4:] if k.startswith("new.") and k[4:5].isdigit() else k): v
+                        for k, v in self.tensors.items()}
+
+    def set(self):
+        key = f"key{self.random.randrange(5)}"
+        if key in self.metadata and self.random.random() < 0.5:
+            self.stfs("metadata", self.path, "--unset", key)
+            del self.metadata[key]
+        else:
+            value = "x" * self.random.choice([0, 10, 5000])
+            self.stfs("metadata", self.path, "--set", f"{key}={value}")
+            self.metadata[key] = value
+
+    def batch(self):
+        lines = []
+        for i in range(self.random.randrange(2, 12)):
+            if self.random.random() < 0.4 and len(self.tensors) > 1:
+                name = self.name()
+                lines.append(f"rm {name}")
+                del self.tensors[name]
+            else:
+                name, array = f"batch.{self.random.randrange(50)}", self.array()
+                lines.append(f"put {name} {self.file_of(array, i)}")
+                self.tensors[name] = array
+        self.stfs("edit", self.path, "--batch", "-", input="\n".join(lines))
+
+    def compact(self):
+        self.stfs("compact", self.path)
+
+    def copy(self):
+        name, new = self.name(), f"copy.{self.random.randrange(100)}"
+        if new not in self.tensors:
+            self.stfs("cp", f"{self.path}:{name}", f"{self.path}:{new}")
+            self.tensors[new] = self.tensors[name]
+
+    def check(self, what):
+        assert os.listdir(self.path.parent) == [self.path.name], what
+        with safe_open(self.path, "np") as f:
+            assert sorted(f.keys()) == sorted(self.tensors), what
+            assert (f.metadata() or {}) == self.metadata, what
+            for name in f.keys():
+                got, want = f.get_tensor(name), self.tensors[name]
+                assert got.dtype == want.dtype and got.shape == want.shape, (what, name)
+                assert got.tobytes() == want.tobytes(), (what, name)
+
+
+@pytest.mark.parametrize("seed", range(4 if NIGHTLY else 1))
+@pytest.mark.parametrize("kind", filesystems.KINDS)
+def test_random_edits_equal_a_model_in_memory(kind, seed, stfs, tmp_path):
+    with filesystems.mounted(kind, tmp_path, 1 << 30) as folder:
+        oracle = Oracle(folder, stfs, f"{kind} {seed}")
+        for round_ in range(ROUNDS):
+            if not oracle.tensors:
+                oracle.put()
+            edit = oracle.random.choice(oracle.edits())
+            edit()
+            oracle.check(f"{kind}, seed {seed}, round {round_}: {edit.__name__}")
