@@ -869,6 +869,10 @@ START_TEST(a_model_is_created)
 	put_at(edit, "a", 10, 1);
 	commit(edit, "empty.safetensors");
 	stfs_edit_close(edit);
+	/* The journal of a commit that was interrupted would speak of the new file. */
+	put_file("." M ".stfs-journal", "x", 1);
+	ck_assert_int_eq(stfs_edit_create(at(M), STFS_EDIT_OVERWRITE, &edit, &err), -EUCLEAN);
+	ck_assert_int_eq(unlink(at("." M ".stfs-journal")), 0);
 	ck_assert_int_eq(mkdir(at("folder"), 0700), 0);
 	ck_assert_int_eq(stfs_edit_create(at("folder"), STFS_EDIT_OVERWRITE, &edit, &err), -EEXIST);
 	ck_assert_int_eq(stfs_edit_create(at("none/x"), 0, &edit, &err), -ENOENT);
