@@ -94,7 +94,8 @@ static bool good_name(const char *name, uint64_t len)
 
 	return name && len > 0 && len <= NAME_MAX && !memchr(name, '/', len) && !memchr(name, 0, len) &&
 	       !stfs_str_is(text, ".") && !stfs_str_is(text, "..") &&
-	       !stfs_str_ends_with(text, STFS_BESIDE_JOURNAL) && !stfs_str_ends_with(text, STFS_BESIDE_NEW);
+	       !stfs_str_ends_with(text, STFS_BESIDE_JOURNAL) && !stfs_str_ends_with(text, STFS_BESIDE_NEW) &&
+	       !stfs_str_ends_with(text, STFS_BESIDE_RESCUE);
 }
 
 /*
