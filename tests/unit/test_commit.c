@@ -537,7 +537,7 @@ START_TEST(marks_keep_to_the_room_reserved_for_them)
 	calls.fallocate = do_nothing;
 	calls.ftruncate = no_truncate;
 	stfs_io = &calls;
-	ck_assert_int_eq(ftruncate(fd, 64 * BLOCK), 0);
+	ck_assert_int_eq(ftruncate(fd, 2000 * BLOCK), 0);
 	journal.fd = memfd_create("journal", MFD_CLOEXEC);
 	for (int round = 0; round < 200; round++) {
 		struct stfs_step steps[STEPS_MOST];
@@ -552,7 +552,7 @@ START_TEST(marks_keep_to_the_room_reserved_for_them)
 				steps[i].len = BLOCK;
 			}
 		}
-		map_extents = below(60);
+		map_extents = below(1000);
 		file = (struct stfs_journal_file){.steps = steps, .step_count = count};
 		journal.marks_end = journal.marks_at;
 		most = stfs_steps_marks_len(steps, count, map_extents);
@@ -621,6 +621,30 @@ START_TEST(marks_follow_what_they_say)
 	ck_assert_uint_eq(order_marks, 4); /* before the second, before and behind the shift, at the end */
 	close(journal.fd);
 	close(order_fd);
+}
+END_TEST
+
+/* What an insert at the front brings are zeros: they are no length word, but are to be refused by bit 63 too. */
+START_TEST(an_insert_at_the_front_is_poisoned_again)
+{
+	struct stfs_step step = {.kind = STFS_STEP_INSERT, .to = 0, .len = BLOCK};
+	struct stfs_journal_file file = {.steps = &step, .step_count = 1};
+	struct stfs_journal journal = {.folder_fd = folder, .files = &file, .count = 1};
+	int fd = memfd_create("model", MFD_CLOEXEC);
+	char word[8];
+
+	journal.fd = memfd_create("journal", MFD_CLOEXEC);
+	ck_assert_int_eq(ftruncate(fd, 8 * BLOCK), 0);
+	calls = stfs_io_system;
+	calls.fiemap = many_extents;
+	calls.fallocate = do_nothing;
+	map_extents = 8;
+	stfs_io = &calls;
+	ck_assert_int_eq(stfs_steps_run_marked(&journal, 0, fd, NULL), 0);
+	ck_assert_int_eq(pread(fd, word, 8, 0), 8);
+	ck_assert_uint_eq(stfs_load_le64(word), STFS_POISON);
+	close(journal.fd);
+	close(fd);
 }
 END_TEST
 
@@ -846,8 +870,10 @@ END_TEST
 START_TEST(a_hostile_journal_does_no_harm)
 {
 	STFS_AUTO_BUF struct stfs_buf bytes = STFS_BUF_INIT;
+	enum stfs_recovered what;
 	uint64_t marks[4];
 
+	put_file("bystander", "untouched", 9);
 	whole_journal(&bytes, marks);
 	for (int round = 0; round < 5000; round++) {
 		size_t part = (size_t[]){0, 4096, marks[0], marks[1]}[below(4)];
@@ -870,6 +896,11 @@ START_TEST(a_hostile_journal_does_no_harm)
 		for (size_t i = 0; i < journal.count; i++)
 			ck_assert(!strchr(journal.files[i].name, '/') && journal.files[i].name[0]);
 		stfs_journal_close(&journal);
+		if (round % 10)
+			continue;
+		put_model(MODEL, OLD_TEXT, STFS_POISON);
+		(void)recover(&what, NULL);
+		expect_file("bystander", "untouched", 9, "a hostile journal");
 	}
 }
 END_TEST
@@ -994,6 +1025,7 @@ START_TEST(takes_no_name_that_leads_elsewhere)
 {
 	static const char *const names[] = {
 		"", ".", "..", "../x.safetensors", "/etc/x", "a/b", "x.stfs-journal", ".m.safetensors.stfs-new",
+		".m.safetensors.stfs-rescue",
 	};
 	STFS_AUTO_BUF struct stfs_buf bytes = STFS_BUF_INIT;
 	struct stfs_journal journal;
@@ -1305,6 +1337,7 @@ int main(void)
 	const TTest *const steps[] = {
 		marks_stand_where_steps_could_not_be_run_again, a_shift_always_needs_a_mark,
 		marks_keep_to_the_room_reserved_for_them, marks_follow_what_they_say,
+		an_insert_at_the_front_is_poisoned_again,
 	};
 	const TTest *const journals[] = {
 		a_journal_is_read_as_it_was_written, a_flipped_byte_of_a_journal_is_seen,
