@@ -1080,6 +1080,43 @@ START_TEST(readers_keep_the_file_they_have_open)
 }
 END_TEST
 
+static int late_reader = -1;
+
+static ssize_t pwrite_and_open(int fd, const void *bytes, size_t len, off_t offset)
+{
+	ssize_t put = pwrite(fd, bytes, len, offset);
+
+	if (len == 8 && offset == 0 && late_reader < 0)
+		late_reader = open(at(M), O_RDONLY | O_CLOEXEC);
+	return put;
+}
+
+/* It opened the file between the plan and the poison: the length word is put back, and the plan is another. */
+START_TEST(a_reader_that_comes_late_keeps_its_file)
+{
+	STFS_AUTO_BUF struct stfs_buf before = STFS_BUF_INIT;
+	STFS_AUTO_FREE char *got = NULL;
+	struct stfs_edit_result result;
+	struct stfs_edit *edit;
+
+	make_model();
+	get_file(M, &before);
+	got = malloc(before.len);
+	use_plain_files();
+	calls.pwrite = pwrite_and_open;
+	late_reader = -1;
+	edit = open_edit(M, 0);
+	ck_assert_int_eq(stfs_edit_remove(edit, str("d"), NULL), 0);
+	commit_with(edit, &result);
+	ck_assert(late_reader >= 0 && result.readers && result.files[0].kind == STFS_PLAN_REBUILD);
+	ck_assert_int_eq(pread(late_reader, got, before.len, 0), (ssize_t)before.len);
+	ck_assert_mem_eq(got, before.data, before.len);
+	stfs_edit_result_free(&result);
+	close(late_reader);
+	stfs_edit_close(edit);
+}
+END_TEST
+
 START_TEST(a_plan_that_moves_nothing_does_not_mind_readers)
 {
 	struct stfs_edit_result result;
@@ -1324,7 +1361,8 @@ int main(void)
 		a_shard_may_lose_its_last_tensor_and_a_model_not, a_tolerant_commit_closes_holes,
 		the_guard_holds_back_what_is_shared, a_model_is_created, the_spool_takes_pipes_and_says_what_is_missing,
 		ten_thousand_small_tensors, a_dry_run_changes_nothing, a_commit_of_nothing_does_nothing,
-		readers_keep_the_file_they_have_open, a_plan_that_moves_nothing_does_not_mind_readers,
+		readers_keep_the_file_they_have_open, a_reader_that_comes_late_keeps_its_file,
+		a_plan_that_moves_nothing_does_not_mind_readers,
 	};
 	Suite *suite = suite_create("edit");
 	TCase *tcase = tcase_create("edits");
