@@ -196,6 +196,9 @@ static int take_back(struct stfs_journal *journal, const int *fds, struct stfs_e
 	enum state state;
 	int r = check_record(journal, fds, err);
 
+	/* A program that died may have erased a record and not synced that: it must not come back. */
+	if (r == 0)
+		r = stfs_io_sync(journal->fd);
 	for (size_t i = 0; r == 0 && i < journal->count; i++) {
 		const struct stfs_journal_file *file = &journal->files[i];
 		struct stat st;
