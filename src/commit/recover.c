@@ -235,6 +235,10 @@ static int check_all(const struct stfs_journal *journal, int *fds, struct stfs_e
 				return foreign(journal, journal->files[i].name, err);
 			if (state != STATE_NEW)
 				continue;
+			/* A program that died may not have synced it, and the journal goes at the end. */
+			r = stfs_io_sync(fds[i]);
+			if (r < 0)
+				return stfs_err_errno(err, r, "%s", journal->files[i].name);
 		}
 		if (fds[i] >= 0)
 			close(fds[i]);
