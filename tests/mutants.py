@@ -4,11 +4,13 @@
 
     tests/mutants.py [SUITE | WORD ...]
 
-A mutant names a file, the exact text there, what stands in its place, the unit suite to run
-(tests/unit/test_SUITE.c) and the test that must fail in it; others may fail as well. The tree is copied
-to a temporary directory and built there once. A mutant that no test notices, one that its own test does
-not notice, and a text that is not found exactly once are failures: TAP, a case a mutant.
+A mutant names a file, the exact text there, what stands in its place, the suite to run
+(tests/unit/test_SUITE.c, tests/crash/test_crash.c) and the test that must fail in it; others may fail
+as well. The tree is copied to a temporary directory and built there once. A mutant that no test notices,
+one that its own test does not notice, and a text that is not found exactly once are failures: TAP, a case
+a mutant.
 """
+import os
 import pathlib
 import re
 import shutil
@@ -17,6 +19,7 @@ import sys
 import tempfile
 from typing import NamedTuple
 
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp"  # much is synced
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -141,6 +144,152 @@ MUTANTS = [
            "src/layout/slide.c", "	for (size_t i = s->count; i-- > 0;)\n		if (s->stretches[i].to > s->stretches[i].from)",
            "	for (size_t i = 0; i < s->count; i++)\n		if (s->stretches[i].to > s->stretches[i].from)",
            "every_item_has_its_bytes"),
+    # The executor: commit/test_commit.c, crash/test_crash.c, unit/test_edit.c.
+    Mutant("the length word is not poisoned before the steps",
+           "src/commit/in_place.c", "r = poison_all(commit, &journal, STFS_POISON);",
+           "r = poison_all(commit, &journal, 0);", "large_tensors", "crash"),
+    Mutant("the length word is written with the header",
+           "src/commit/in_place.c", "r = stfs_io_write(fd, file->header.data + 8, file->header.len - 8, 8);",
+           "r = stfs_io_write(fd, file->header.data, file->header.len, 0);", "one_file", "crash"),
+    Mutant("the header is written before the steps",
+           "src/commit/in_place.c", "	int r = stfs_steps_run_marked(journal, number, fd, progress);",
+           "	int r = stfs_io_write(fd, file->header.data + 8, file->header.len - 8, 8);\n\n"
+           "	if (r == 0)\n		r = stfs_steps_run_marked(journal, number, fd, progress);",
+           "large_tensors", "crash"),
+    Mutant("the poison is not synced",
+           "src/commit/in_place.c",
+           "		r = stfs_commit_poison(commit->files[i].fd, journal->files[i].old_word | bit);\n"
+           "		if (r == 0)\n			r = stfs_io_sync(commit->files[i].fd);",
+           "		r = stfs_commit_poison(commit->files[i].fd, journal->files[i].old_word | bit);",
+           "large_tensors", "crash"),
+    Mutant("the journal's record is not synced",
+           "src/commit/journal.c", "		r = stfs_io_sync(journal->fd);\n	if (r == 0)\n		journal->recorded = true;",
+           "		journal->recorded = true;", "one_file", "crash"),
+    Mutant("recovery trusts a record that nobody has synced",
+           "src/commit/recover.c", "	if (r == 0)\n		r = stfs_io_sync(journal->fd);\n	for (size_t i = 0; r == 0 && i < journal->count; i++) {\n"
+           "		const struct stfs_journal_file *file = &journal->files[i];\n\n		if",
+           "	for (size_t i = 0; r == 0 && i < journal->count; i++) {\n"
+           "		const struct stfs_journal_file *file = &journal->files[i];\n\n		if", "one_file", "crash"),
+    Mutant("recovery trusts an erasure that nobody has synced",
+           "src/commit/recover.c", "come back. */\n	if (r == 0)\n		r = stfs_io_sync(journal->fd);", "come back. */",
+           "late_reader", "crash"),
+    Mutant("the journal's name is not synced",
+           "src/commit/journal.c", "	return r < 0 ? r : stfs_io_sync_folder(folder_fd);\n}\n\nstatic void put_file",
+           "	return r;\n}\n\nstatic void put_file", "one_file", "crash"),
+    Mutant("the file is not synced before a mark",
+           "src/commit/steps.c", "			r = stfs_io_sync(fd);\n			if (r == 0)\n"
+           "				r = stfs_journal_mark(journal, number, i, NULL);",
+           "			r = stfs_journal_mark(journal, number, i, NULL);", "marks_follow_what_they_say", "commit"),
+    Mutant("the file is not synced after the trial shift",
+           "src/commit/in_place.c", "if (r == 0 && (plan->before || shifts))", "if (r == 0 && plan->before)",
+           "large_tensors", "crash"),
+    Mutant("new bytes are not synced before the record",
+           "src/commit/in_place.c", "if (r == 0 && (plan->before || shifts))", "if (r == 0 && shifts)", "one_file", "crash"),
+    Mutant("no mark stands before a shift",
+           "src/commit/steps.c", "			r = stfs_journal_mark(journal, number, next, &map);", "			r = 0;",
+           "large_tensors", "crash"),
+    Mutant("no mark stands behind a shift",
+           "src/commit/steps.c", "	return r < 0 ? r : stfs_journal_mark(journal, number, next + 1, NULL);",
+           "	return r;", "large_tensors", "crash"),
+    Mutant("a half insert counts as done",
+           "src/commit/steps.c", "	*done = step->kind == STFS_STEP_COLLAPSE;", "	*done = true;", "large_tensors", "crash"),
+    Mutant("the block that an insert puts first is not poisoned",
+           "src/commit/steps.c", "step->to >= sizeof(word))", "true)",
+           "an_insert_at_the_front_is_poisoned_again", "commit"),
+    Mutant("copies whose source is overwritten are run again",
+           "src/commit/steps.c", "	return step->to < end && from < step->to + step->len;", "	return false;",
+           "marks_stand_where_steps_could_not_be_run_again", "commit"),
+    Mutant("the room for marks forgets the map of the file",
+           "src/commit/steps.c", "stfs_journal_mark_len(extents + 4", "stfs_journal_mark_len(4",
+           "marks_keep_to_the_room_reserved_for_them", "commit"),
+    Mutant("a hostile copy may overlap itself",
+           "src/commit/journal_read.c", "		return step->from >= end || step->to >= from_end;", "		return true;",
+           "hostile_copies_are_refused", "commit"),
+    Mutant("a new file is not synced before it is renamed",
+           "src/commit/replace.c", "		r = stfs_io_sync(file->new_fd);", "		r = 0;", "one_file", "crash"),
+    Mutant("the lock does not pass to the new file",
+           "src/commit/replace.c", "r == 0 && flock(file->new_fd, LOCK_EX | LOCK_NB) < 0", "false",
+           "a_model_is_locked_while_it_is_edited", "edit"),
+    Mutant("the journal goes before the length word is synced",
+           "src/commit/in_place.c", "journal->files[i].header.data));\n		if (r == 0)\n			r = stfs_io_sync(fds[i]);",
+           "journal->files[i].header.data));", "one_file", "crash"),
+    Mutant("the new files' names are not synced before the record",
+           "src/commit/in_place.c", "if (r == 0 && built)", "if (false && built)", "two_shards", "crash"),
+    Mutant("renames are not synced before the length words",
+           "src/commit/in_place.c", "if (r == 0 && renamed)", "if (false && renamed)", "two_shards", "crash"),
+    Mutant("a record stays when a commit is taken back",
+           "src/commit/in_place.c", "	if (journal->record_tried) {", "	if (false) {", "large_tensors", "crash"),
+    Mutant("the new bytes stay when a commit is taken back",
+           "src/commit/in_place.c", "r = stfs_io_truncate(commit->files[i].fd, journal->files[i].old_length);", "r = 0;",
+           "a_call_that_fails_costs_nothing", "edit"),
+    Mutant("recovery leaves new bytes behind the old end",
+           "src/commit/recover.c", "		r = stfs_io_truncate(fds[i], file->old_length);", "		r = 0;",
+           "takes_back_what_has_no_record", "commit"),
+    Mutant("recovery takes a damaged record for none",
+           "src/commit/recover.c", "	int r = check_record(journal, fds, err);",
+           "	int r = journal->recorded ? check_record(journal, fds, err) : 0;",
+           "a_damaged_journal_of_a_poisoned_model_is_kept", "commit"),
+    Mutant("samples are not compared",
+           "src/commit/extents.c", "r == 0 && hash != before->samples[i].hash", "false",
+           "refuses_files_that_do_not_come_of_the_shift", "commit"),
+    Mutant("a half collapse is finished on the wrong side",
+           "src/commit/extents.c", "*hole = insert ? x : x - step->len;", "*hole = insert ? x : x + step->len;",
+           "judges_every_state_of_a_shift", "commit"),
+    Mutant("a map need not fit behind the border",
+           "src/commit/extents.c", "physical + good, len - good) < len - good)", "physical + good, len - good) > len - good)",
+           "refuses_files_that_do_not_come_of_the_shift", "commit"),
+    Mutant("a journal's checksum is not compared",
+           "src/commit/journal_read.c", "	return stfs_journal_hash(stfs_buf_str(out)) == sum;",
+           "	return stfs_journal_hash(stfs_buf_str(out)) == sum || sum;", "a_flipped_byte_of_a_journal_is_seen", "commit"),
+    Mutant("a journal with other links is believed",
+           "src/commit/journal_read.c", "else if (st->st_nlink != 1)", "else if (st->st_nlink < 1)",
+           "believes_no_journal_that_others_may_have_written", "commit"),
+    Mutant("a journal that others may write is believed",
+           "src/commit/journal_read.c", "st->st_mode & 022", "st->st_mode & 02",
+           "believes_no_journal_that_others_may_have_written", "commit"),
+    Mutant("a journal's name may lead out of the folder",
+           "src/commit/journal_read.c", "!memchr(name, '/', len) && ", "", "takes_no_name_that_leads_elsewhere", "commit"),
+    Mutant("a link in the journal's place is followed",
+           "src/commit/journal_read.c", "journal->path, O_RDWR | O_NOFOLLOW |", "journal->path, O_RDWR |",
+           "believes_no_journal_that_others_may_have_written", "commit"),
+    Mutant("a file that somebody has changed is gone over",
+           "src/commit/recover.c", "			if (state == STATE_FOREIGN)", "			if (false)",
+           "a_foreign_file_is_left_alone", "commit"),
+    Mutant("a file that took the model's place is gone over",
+           "src/commit/commit.c", "	int r = check_names(commit, err);", "	int r = commit->count ? 0 : check_names(commit, err);",
+           "nothing_is_committed_over_another_file", "edit"),
+    Mutant("a header that was changed is gone over",
+           "src/store/edit_commit.c", "	int r = check_shards(edit, err);",
+           "	int r = edit->stuck ? check_shards(edit, err) : 0;", "nothing_is_committed_over_another_header", "edit"),
+    Mutant("the index is no part of the commit",
+           "src/store/edit_commit.c", ".count = all->count + all->has_index,", ".count = all->count,",
+           "the_index_follows_the_shards", "edit"),
+    Mutant("readers are not looked for",
+           "src/commit/abilities.c", "		readers = errno != EINVAL && errno != ENOTTY && errno != EOPNOTSUPP;",
+           "		readers = false;", "readers_keep_the_file_they_have_open", "edit"),
+    Mutant("readers are not looked for again behind the poison",
+           "src/commit/in_place.c", "r == 0 && new_readers(commit)", "r != 0 && new_readers(commit)",
+           "a_reader_that_comes_late_keeps_its_file", "edit"),
+    Mutant("readers that are known ask for another plan for ever",
+           "src/commit/in_place.c", "commit->ignore_readers || commit->readers)\n		return false;",
+           "commit->ignore_readers)\n		return false;\n	if (commit->readers)\n		return true;",
+           "a_plan_that_moves_nothing_does_not_mind_readers", "edit"),
+    Mutant("a rename that fails leaves names taken out",
+           "src/store/edit_stage.c", "for (size_t i = 0; r < 0 && i < moves.count; i++)",
+           "for (size_t i = 0; r > 0 && i < moves.count; i++)",
+           "a_failing_edit_leaves_everything_as_it_was_staged", "edit"),
+    Mutant("metadata goes into the first shard alone",
+           "src/store/edit_metadata.c", "		struct stfs_edit_shard *shard = &edit->shards[i];\n\n		pair = find_pair(shard, key);",
+           "		struct stfs_edit_shard *shard = &edit->shards[0];\n\n		pair = find_pair(shard, key);",
+           "the_index_follows_the_shards", "edit"),
+    Mutant("hard links are not guarded",
+           "src/store/guard.c", "st.st_nlink > 1", "st.st_nlink > 2", "the_guard_holds_back_what_is_shared", "edit"),
+    Mutant("a truncated model is taken",
+           "src/store/guard.c", "if (shard->findings.counts[STFS_RULE_TRUNCATED])", "if (false)",
+           "a_tolerant_commit_closes_holes", "edit"),
+    Mutant("short input counts as all of it",
+           "src/store/spool.c", "return len == UINT64_MAX ? 0 : -ENODATA;", "return 0;",
+           "the_spool_takes_pipes_and_says_what_is_missing", "edit"),
 ]
 
 
@@ -152,7 +301,8 @@ def failed_tests(build, suite):
         return None
     try:
         ran = subprocess.run([str(build / target)], capture_output=True, text=True, check=False, timeout=600,
-                             env={"CK_FORK": "no", "PATH": "/usr/bin:/bin"})
+                             env={"CK_FORK": "no", "STFS_CRASH_ROUNDS": "3", "PATH": "/usr/bin:/bin",
+                                  "TMPDIR": MEMORY})
     except subprocess.TimeoutExpired:
         return ["(timeout)"]
     failed = re.findall(r"^not ok \d+ - [^:]*:[^:]*:(\w+):", ran.stdout, re.M)

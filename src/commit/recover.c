@@ -199,7 +199,6 @@ static int take_back(struct stfs_journal *journal, const int *fds, struct stfs_e
 	enum state state;
 	int r = check_record(journal, fds, err);
 
-
 	for (size_t i = 0; r == 0 && i < journal->count; i++) {
 		const struct stfs_journal_file *file = &journal->files[i];
 		struct stat st;

@@ -411,6 +411,10 @@ static int place_new(struct stfs_edit *edit, const char *path, struct stfs_err *
 		return stfs_err_errno(err, -errno, "%s", folder);
 	if (!*edit->name || strcmp(edit->name, ".") == 0 || strcmp(edit->name, "..") == 0)
 		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: is no name for a file", path);
+	/* It would tell of another file than the one that then stands there, which nobody could open. */
+	if (stfs_commit_interrupted(edit->folder_fd, edit->name) > 0)
+		return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: a commit is under way, or was interrupted: "
+				    "`stfs recover` finishes it", path);
 	if (fstatat(edit->folder_fd, edit->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return errno == ENOENT ? 0 : stfs_err_errno(err, -errno, "%s", path);
 	if (!S_ISREG(st.st_mode))

@@ -697,9 +697,11 @@ static void apply_torn(struct state *s, const struct op *op)
 /* What a power cut before `call` leaves. */
 static void apply_cut(struct state *s, size_t call)
 {
-	size_t folder_cut = durable(-1, call), cut[FILES_MAX];
+	size_t folder_synced = durable(-1, call), cut[FILES_MAX];
+	size_t folder_cut = folder_synced + random_below(call - folder_synced + 1);
+	/* Most file systems keep the order of a folder's changes; nobody promises it. */
+	bool in_order = random_below(2);
 
-	folder_cut += random_below(call - folder_cut + 1);
 	for (int f = 0; f < FILES_MAX; f++) {
 		cut[f] = durable(f, call);
 		cut[f] += random_below(call - cut[f] + 1);
@@ -709,7 +711,7 @@ static void apply_cut(struct state *s, size_t call)
 		bool shifted = false;
 
 		if (is_folder_op(op)) {
-			if (i < folder_cut || (op->kind == OP_CREATE && !op->name[0]))
+			if (i < folder_synced || (in_order ? i < folder_cut : !random_below(2)) || (op->kind == OP_CREATE && !op->name[0]))
 				apply(s, op, 0, op->len);
 			else if (op->kind == OP_CREATE)
 				s->files[op->file].used = true; /* there, but without a name */

@@ -537,7 +537,7 @@ START_TEST(marks_keep_to_the_room_reserved_for_them)
 	calls.fallocate = do_nothing;
 	calls.ftruncate = no_truncate;
 	stfs_io = &calls;
-	ck_assert_int_eq(ftruncate(fd, 64 * BLOCK), 0);
+	ck_assert_int_eq(ftruncate(fd, 2000 * BLOCK), 0);
 	journal.fd = memfd_create("journal", MFD_CLOEXEC);
 	for (int round = 0; round < 200; round++) {
 		struct stfs_step steps[STEPS_MOST];
@@ -552,13 +552,97 @@ START_TEST(marks_keep_to_the_room_reserved_for_them)
 				steps[i].len = BLOCK;
 			}
 		}
-		map_extents = below(60);
+		map_extents = below(1000);
 		file = (struct stfs_journal_file){.steps = steps, .step_count = count};
 		journal.marks_end = journal.marks_at;
 		most = stfs_steps_marks_len(steps, count, map_extents);
 		ck_assert_int_eq(stfs_steps_run_marked(&journal, 0, fd, NULL), 0);
 		ck_assert_uint_le(journal.marks_end - journal.marks_at, most);
 	}
+	close(journal.fd);
+	close(fd);
+}
+END_TEST
+
+static int order_fd; /* of the model; whether it, and the journal, have something that is not synced: */
+static bool order_model, order_journal;
+static size_t order_marks;
+
+static ssize_t order_pwrite(int fd, const void *bytes, size_t len, off_t offset)
+{
+	if (fd == order_fd) {
+		ck_assert_msg(!order_journal, "a step runs before the mark is durable");
+		order_model = true;
+	} else {
+		ck_assert_msg(!order_model, "a mark stands before what it says is durable");
+		order_journal = true;
+		order_marks++;
+	}
+	return pwrite(fd, bytes, len, offset);
+}
+
+static int order_fallocate(int fd, int mode, off_t offset, off_t len)
+{
+	ck_assert(!order_journal && !order_model);
+	order_model = true;
+	return 0;
+}
+
+static int order_fsync(int fd)
+{
+	*(fd == order_fd ? &order_model : &order_journal) = false;
+	return 0;
+}
+
+START_TEST(marks_follow_what_they_say)
+{
+	/* A copy, one that destroys its source, a shift, a copy. */
+	struct stfs_step steps[] = {
+		{.kind = STFS_STEP_COPY, .from = 0, .to = 100, .len = 50}, {.kind = STFS_STEP_COPY, .from = 200, .to = 20, .len = 50},
+		{.kind = STFS_STEP_COLLAPSE, .to = BLOCK, .len = BLOCK}, {.kind = STFS_STEP_COPY, .from = 0, .to = 100, .len = 50},
+	};
+	struct stfs_journal_file file = {.steps = steps, .step_count = STFS_CHECK_COUNT(steps)};
+	struct stfs_journal journal = {.folder_fd = folder, .files = &file, .count = 1};
+
+	order_fd = memfd_create("model", MFD_CLOEXEC);
+	journal.fd = memfd_create("journal", MFD_CLOEXEC);
+	ck_assert_int_eq(ftruncate(order_fd, 8 * BLOCK), 0);
+	calls = stfs_io_system;
+	calls.fiemap = many_extents;
+	calls.pwrite = order_pwrite;
+	calls.fallocate = order_fallocate;
+	calls.fsync = order_fsync;
+	map_extents = 8;
+	order_model = order_journal = false;
+	order_marks = 0;
+	stfs_io = &calls;
+	ck_assert_int_eq(stfs_steps_run_marked(&journal, 0, order_fd, NULL), 0);
+	ck_assert(!order_model && !order_journal);
+	ck_assert_uint_eq(order_marks, 4); /* before the second, before and behind the shift, at the end */
+	close(journal.fd);
+	close(order_fd);
+}
+END_TEST
+
+/* What an insert at the front brings are zeros: they are no length word, but are to be refused by bit 63 too. */
+START_TEST(an_insert_at_the_front_is_poisoned_again)
+{
+	struct stfs_step step = {.kind = STFS_STEP_INSERT, .to = 0, .len = BLOCK};
+	struct stfs_journal_file file = {.steps = &step, .step_count = 1};
+	struct stfs_journal journal = {.folder_fd = folder, .files = &file, .count = 1};
+	int fd = memfd_create("model", MFD_CLOEXEC);
+	char word[8];
+
+	journal.fd = memfd_create("journal", MFD_CLOEXEC);
+	ck_assert_int_eq(ftruncate(fd, 8 * BLOCK), 0);
+	calls = stfs_io_system;
+	calls.fiemap = many_extents;
+	calls.fallocate = do_nothing;
+	map_extents = 8;
+	stfs_io = &calls;
+	ck_assert_int_eq(stfs_steps_run_marked(&journal, 0, fd, NULL), 0);
+	ck_assert_int_eq(pread(fd, word, 8, 0), 8);
+	ck_assert_uint_eq(stfs_load_le64(word), STFS_POISON);
 	close(journal.fd);
 	close(fd);
 }
@@ -784,8 +868,10 @@ END_TEST
 START_TEST(a_hostile_journal_does_no_harm)
 {
 	STFS_AUTO_BUF struct stfs_buf bytes = STFS_BUF_INIT;
+	enum stfs_recovered what;
 	uint64_t marks[4];
 
+	put_file("bystander", "untouched", 9);
 	whole_journal(&bytes, marks);
 	for (int round = 0; round < 5000; round++) {
 		size_t part = (size_t[]){0, 4096, marks[0], marks[1]}[below(4)];
@@ -808,6 +894,11 @@ START_TEST(a_hostile_journal_does_no_harm)
 		for (size_t i = 0; i < journal.count; i++)
 			ck_assert(!strchr(journal.files[i].name, '/') && journal.files[i].name[0]);
 		stfs_journal_close(&journal);
+		if (round % 10)
+			continue;
+		put_model(MODEL, OLD_TEXT, STFS_POISON);
+		(void)recover(&what, NULL);
+		expect_file("bystander", "untouched", 9, "a hostile journal");
 	}
 }
 END_TEST
@@ -932,6 +1023,7 @@ START_TEST(takes_no_name_that_leads_elsewhere)
 {
 	static const char *const names[] = {
 		"", ".", "..", "../x.safetensors", "/etc/x", "a/b", "x.stfs-journal", ".m.safetensors.stfs-new",
+		".m.safetensors.stfs-rescue",
 	};
 	STFS_AUTO_BUF struct stfs_buf bytes = STFS_BUF_INIT;
 	struct stfs_journal journal;
@@ -1097,6 +1189,27 @@ START_TEST(a_locked_file_is_busy)
 }
 END_TEST
 
+START_TEST(hostile_copies_are_refused)
+{
+	static const struct stfs_step steps[] = {
+		{.kind = STFS_STEP_COPY, .from = 0, .to = 100, .len = 101},
+		{.kind = STFS_STEP_COPY, .from = 100, .to = 0, .len = 101},
+		{.kind = STFS_STEP_COPY, .from = 0, .to = 100, .len = UINT64_MAX - 50},
+		{.kind = STFS_STEP_COPY, .from = 0, .to = INT64_MAX - 10ull, .len = 20},
+		{.kind = STFS_STEP_INSERT, .to = 4096, .len = 1ull << 40},
+		{.kind = STFS_STEP_WRITE, .to = 8, .len = 8},
+		{.kind = STFS_STEP_CLONE, .to = 0, .len = 4096},
+	};
+	enum stfs_recovered what;
+
+	for (size_t i = 0; i < STFS_CHECK_COUNT(steps); i++) {
+		put_model(MODEL, OLD_TEXT, 0);
+		steps_journal(&steps[i], 1);
+		ck_assert_int_eq(recover(&what, NULL), -EPROTO);
+	}
+}
+END_TEST
+
 static size_t writes_left;
 
 static ssize_t counted_pwrite(int fd, const void *bytes, size_t len, off_t offset)
@@ -1221,7 +1334,8 @@ int main(void)
 	};
 	const TTest *const steps[] = {
 		marks_stand_where_steps_could_not_be_run_again, a_shift_always_needs_a_mark,
-		marks_keep_to_the_room_reserved_for_them,
+		marks_keep_to_the_room_reserved_for_them, marks_follow_what_they_say,
+		an_insert_at_the_front_is_poisoned_again,
 	};
 	const TTest *const journals[] = {
 		a_journal_is_read_as_it_was_written, a_flipped_byte_of_a_journal_is_seen,
@@ -1233,7 +1347,8 @@ int main(void)
 	};
 	const TTest *const recovery[] = {
 		finishes_what_the_journal_tells, a_foreign_file_is_left_alone, takes_back_what_has_no_record,
-		a_damaged_journal_of_a_poisoned_model_is_kept, a_locked_file_is_busy, hostile_steps_come_to_an_end,
+		a_damaged_journal_of_a_poisoned_model_is_kept, a_locked_file_is_busy,
+		hostile_copies_are_refused, hostile_steps_come_to_an_end,
 	};
 	const TTest *const beside[] = {
 		names_beside_are_unique_and_fit, a_file_beside_takes_the_place_of_an_older_one,

@@ -869,6 +869,10 @@ START_TEST(a_model_is_created)
 	put_at(edit, "a", 10, 1);
 	commit(edit, "empty.safetensors");
 	stfs_edit_close(edit);
+	/* The journal of a commit that was interrupted would speak of the new file. */
+	put_file("." M ".stfs-journal", "x", 1);
+	ck_assert_int_eq(stfs_edit_create(at(M), STFS_EDIT_OVERWRITE, &edit, &err), -EUCLEAN);
+	ck_assert_int_eq(unlink(at("." M ".stfs-journal")), 0);
 	ck_assert_int_eq(mkdir(at("folder"), 0700), 0);
 	ck_assert_int_eq(stfs_edit_create(at("folder"), STFS_EDIT_OVERWRITE, &edit, &err), -EEXIST);
 	ck_assert_int_eq(stfs_edit_create(at("none/x"), 0, &edit, &err), -ENOENT);
@@ -1076,6 +1080,43 @@ START_TEST(readers_keep_the_file_they_have_open)
 }
 END_TEST
 
+static int late_reader = -1;
+
+static ssize_t pwrite_and_open(int fd, const void *bytes, size_t len, off_t offset)
+{
+	ssize_t put = pwrite(fd, bytes, len, offset);
+
+	if (len == 8 && offset == 0 && late_reader < 0)
+		late_reader = open(at(M), O_RDONLY | O_CLOEXEC);
+	return put;
+}
+
+/* It opened the file between the plan and the poison: the length word is put back, and the plan is another. */
+START_TEST(a_reader_that_comes_late_keeps_its_file)
+{
+	STFS_AUTO_BUF struct stfs_buf before = STFS_BUF_INIT;
+	STFS_AUTO_FREE char *got = NULL;
+	struct stfs_edit_result result;
+	struct stfs_edit *edit;
+
+	make_model();
+	get_file(M, &before);
+	got = malloc(before.len);
+	use_plain_files();
+	calls.pwrite = pwrite_and_open;
+	late_reader = -1;
+	edit = open_edit(M, 0);
+	ck_assert_int_eq(stfs_edit_remove(edit, str("d"), NULL), 0);
+	commit_with(edit, &result);
+	ck_assert(late_reader >= 0 && result.readers && result.files[0].kind == STFS_PLAN_REBUILD);
+	ck_assert_int_eq(pread(late_reader, got, before.len, 0), (ssize_t)before.len);
+	ck_assert_mem_eq(got, before.data, before.len);
+	stfs_edit_result_free(&result);
+	close(late_reader);
+	stfs_edit_close(edit);
+}
+END_TEST
+
 START_TEST(a_plan_that_moves_nothing_does_not_mind_readers)
 {
 	struct stfs_edit_result result;
@@ -1106,12 +1147,15 @@ END_TEST
 /* ---- Calls that fail ---- */
 
 static size_t count_down; /* calls until one fails */
+static bool armed;
 static bool for_ever;     /* and all after it */
 static bool hit;
 static int with_errno;
 
 static bool fails(void)
 {
+	if (!armed)
+		return false;
 	if (count_down > 1) {
 		count_down--;
 		return false;
@@ -1122,6 +1166,12 @@ static bool fails(void)
 	count_down = 0;
 	errno = with_errno;
 	return true;
+}
+
+static bool reads_too;
+static ssize_t failing_pread(int fd, void *buffer, size_t len, off_t offset)
+{
+	return reads_too && fails() ? -1 : pread(fd, buffer, len, offset);
 }
 
 static ssize_t failing_pwrite(int fd, const void *bytes, size_t len, off_t offset)
@@ -1174,6 +1224,7 @@ static int failing_unlinkat(int folder, const char *name, int flags)
 static void use_failing_calls(void)
 {
 	use_plain_files();
+	calls.pread = failing_pread;
 	calls.pwrite = failing_pwrite;
 	calls.copy_file_range = failing_copy;
 	calls.fsync = failing_fsync;
@@ -1224,15 +1275,15 @@ static bool fail_at(const char *name, int which, size_t call, const struct stfs_
 		put_file(shard_names[i], files[i].data, files[i].len);
 	say_model(name, &old);
 	use_failing_calls();
-	count_down = 0;
 	edit = open_edit(name, 0);
 	failing_edits(edit, which);
 	say_edit(edit, &staged);
 	hit = unlink_failed = false;
 	count_down = call;
+	armed = true;
 	r = stfs_edit_commit(edit, NULL, NULL, &err);
 	stuck = stfs_edit_is_stuck(edit);
-	count_down = 0;
+	armed = false;
 	stfs_io = &stfs_io_system;
 	snprintf(where, sizeof(where), "%s, edits %d, call %zu, errno %d, for ever %d: %d, stuck %d: %s", name, which, call,
 		 with_errno, for_ever, r, stuck, err.message);
@@ -1287,6 +1338,7 @@ START_TEST(a_call_that_fails_costs_nothing)
 	with_errno = _i & 1 ? ENOSPC : EIO;
 	for_ever = _i & 2;
 	shifts_too = _i & 4;
+	reads_too = _i & 8;
 	for (int which = 0; which < 4; which++) {
 		for (call = 1; fail_at("m-1.safetensors", which, call, files); call++)
 			ck_assert_uint_lt(call, 300);
@@ -1309,7 +1361,8 @@ int main(void)
 		a_shard_may_lose_its_last_tensor_and_a_model_not, a_tolerant_commit_closes_holes,
 		the_guard_holds_back_what_is_shared, a_model_is_created, the_spool_takes_pipes_and_says_what_is_missing,
 		ten_thousand_small_tensors, a_dry_run_changes_nothing, a_commit_of_nothing_does_nothing,
-		readers_keep_the_file_they_have_open, a_plan_that_moves_nothing_does_not_mind_readers,
+		readers_keep_the_file_they_have_open, a_reader_that_comes_late_keeps_its_file,
+		a_plan_that_moves_nothing_does_not_mind_readers,
 	};
 	Suite *suite = suite_create("edit");
 	TCase *tcase = tcase_create("edits");
@@ -1318,7 +1371,7 @@ int main(void)
 	tcase_set_timeout(tcase, 100);
 	for (size_t i = 0; i < STFS_CHECK_COUNT(tests); i++)
 		tcase_add_test(tcase, tests[i]);
-	tcase_add_loop_test(tcase, a_call_that_fails_costs_nothing, 0, 8);
+	tcase_add_loop_test(tcase, a_call_that_fails_costs_nothing, 0, 12);
 	suite_add_tcase(suite, tcase);
 	return stfs_check_main(suite);
 }
