@@ -344,6 +344,9 @@ static void recover(const char *where)
 			printf("# %zu %s\n", i, sim_name(i));
 	ck_assert_msg(r == 0, "%s: %s", where, err.message);
 	print = print_of_folder();
+	if (print != old_print && print != new_print)
+		for (size_t i = 0; i < sim_calls(); i++)
+			printf("# %zu %s\n", i, sim_name(i));
 	ck_assert_msg(print == old_print || print == new_print, "neither old nor new after %s", where);
 	ck_assert_msg(what != STFS_RECOVERED_OLD || print == old_print, "old was said, %s", where);
 	ck_assert_msg(what != STFS_RECOVERED_NEW || print == new_print, "new was said, %s", where);
