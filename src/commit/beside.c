@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/xattr.h>
 
 #include "base/cleanup.h"
@@ -28,14 +29,52 @@ char *stfs_beside_name(const char *name, const char *suffix)
 	return r < 0 ? NULL : made;
 }
 
-int stfs_beside_create(int folder_fd, const char *name)
+int stfs_beside_lock(int folder_fd, const char *name, int fd)
+{
+	int r;
+
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+		return errno == EWOULDBLOCK ? -EBUSY : -errno;
+	/* Somebody who held the lock before may have taken the file away. */
+	r = stfs_beside_is(folder_fd, name, fd);
+	return r == 1 ? 0 : r == 0 || r == -ESTALE ? -EBUSY : r;
+}
+
+int stfs_beside_clean(int folder_fd, const char *name)
+{
+	STFS_AUTO_FD int fd = openat(folder_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	int r;
+
+	if (fd < 0 && errno == ENOENT)
+		return 0;
+	/* A link, or a file that we may not read, is nobody's whom a lock would tell of. */
+	if (fd >= 0) {
+		r = stfs_beside_lock(folder_fd, name, fd);
+		if (r < 0)
+			return r;
+	}
+	r = stfs_io_unlink(folder_fd, name);
+	return r == -ENOENT ? 0 : r < 0 ? r : 1;
+}
+
+int stfs_beside_create(int folder_fd, const char *name, mode_t mode)
 {
 	const int flags = O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
-	int fd = stfs_io->openat(folder_fd, name, flags, 0600);
+	int fd = stfs_io->openat(folder_fd, name, flags, mode), r;
 
-	if (fd < 0 && errno == EEXIST && stfs_io_unlink(folder_fd, name) == 0)
-		fd = stfs_io->openat(folder_fd, name, flags, 0600);
-	return fd < 0 ? -errno : fd;
+	if (fd < 0 && errno == EEXIST) {
+		r = stfs_beside_clean(folder_fd, name);
+		if (r < 0)
+			return r;
+		fd = stfs_io->openat(folder_fd, name, flags, mode);
+	}
+	if (fd < 0)
+		return errno == EEXIST ? -EBUSY : -errno;
+	r = stfs_beside_lock(folder_fd, name, fd);
+	if (r == 0)
+		return fd;
+	close(fd);
+	return r;
 }
 
 /* Labels, access lists and what users attached; what cannot be copied was not to be had by us. */

@@ -14,15 +14,22 @@
 char *stfs_beside_name(const char *name, const char *suffix);
 
 /*
- * Makes a new file for reading and writing, open to its owner alone. What an earlier commit left under
- * that name goes. The descriptor or -errno.
+ * Makes a new file for reading and writing, with the permissions `mode` less the creation mask, locked
+ * exclusively. What an earlier commit left under that name goes. The descriptor; -EBUSY when another program
+ * is using the name; another -errno.
  */
-int stfs_beside_create(int folder_fd, const char *name);
+int stfs_beside_create(int folder_fd, const char *name, mode_t mode);
+
+/* Removes a leftover of that name that nobody is using: 1 when there was one, 0, -EBUSY or another -errno. */
+int stfs_beside_clean(int folder_fd, const char *name);
+
+/* Locks an open file exclusively and sees that the name is still its own: 0, -EBUSY, another -errno. */
+int stfs_beside_lock(int folder_fd, const char *name, int fd);
 
 /* Gives `fd` the owner, permissions and extended attributes of `like`. 0, or -errno of the owner. */
 int stfs_beside_adopt(int fd, int like);
 
-/* Whether no name stands there, or that of the file `fd`, or another: 0, 1 or -ESTALE. */
+/* Whether no file of that name is there, or it is `fd`, or another: 0, 1 or -ESTALE. */
 int stfs_beside_is(int folder_fd, const char *name, int fd);
 
 #endif

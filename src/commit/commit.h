@@ -55,6 +55,7 @@ struct stfs_commit_file {
 	const struct stfs_buf *content; /* borrowed, or NULL */
 	/* or its tensors. Of problem.file only length and data_start are the caller's. */
 	struct stfs_layout_problem problem;
+	uint64_t header_hash; /* stfs_commit_hash() of the header's text that was read; not of a new one */
 	const struct stfs_source *sources; /* borrowed: where the bytes of each new item are */
 	/* Appends length word and text, of exactly plan->text_len bytes, for these places. 0 or -errno. */
 	int (*header)(void *data, const struct stfs_plan *plan, struct stfs_buf *out, struct stfs_err *err);
@@ -102,6 +103,9 @@ int stfs_commit_plan(struct stfs_commit *commit, struct stfs_err *err);
  */
 int stfs_commit_run(struct stfs_commit *commit, struct stfs_err *err);
 
+/* The checksum of journals, and of headers in them. */
+uint64_t stfs_commit_hash(struct stfs_str bytes);
+
 /* ---- After a crash (recover.c) ---- */
 
 enum stfs_recovered {
@@ -113,6 +117,18 @@ enum stfs_recovered {
 
 /* Whether a journal stands beside the model: 1, 0 or -errno. It may be that of a commit under way. */
 int stfs_commit_interrupted(int folder_fd, const char *model);
+
+/*
+ * Whether the journal of another model, that of a sharded one, tells of the file `name`, and its name if so (a
+ * malloc'ed string): 1, 0 or -errno.
+ */
+int stfs_commit_named(int folder_fd, const char *name, char **journal);
+
+/*
+ * Removes what a replacement that was interrupted left beside the file `name`: 1, 0 when there was nothing,
+ * -EBUSY when it is in use, another -errno.
+ */
+int stfs_commit_clean(int folder_fd, const char *name);
 
 /*
  * Finishes or takes back what the journal of `model` tells of. 0; -EBUSY when another program holds a

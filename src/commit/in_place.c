@@ -51,13 +51,13 @@ static int describe(const struct stfs_commit_file *file, struct stfs_journal_fil
 		return -ENOMEM;
 	if (r == 0)
 		r = stfs_io_read_exactly(file->fd, text, len, sizeof(word));
-	entry->old_hash = stfs_journal_hash(stfs_str_slice(text, len));
-	return r;
+	entry->old_hash = stfs_commit_hash(stfs_str_slice(text, len));
+	return r == 0 && entry->old_hash != file->header_hash ? -ESTALE : r;
 }
 
 static int begin(struct stfs_commit *commit, struct stfs_journal *journal)
 {
-	int like = -1, r = 0;
+	int r = 0;
 
 	*journal = (struct stfs_journal){.fd = -1};
 	journal->files = calloc(commit->count, sizeof(*journal->files));
@@ -66,9 +66,8 @@ static int begin(struct stfs_commit *commit, struct stfs_journal *journal)
 	for (size_t i = 0; r == 0 && i < commit->count; i++) {
 		r = describe(&commit->files[i], &journal->files[i]);
 		journal->count++;
-		like = commit->files[i].fd;
 	}
-	return r < 0 ? r : stfs_journal_begin(journal, commit->folder_fd, commit->model, like);
+	return r < 0 ? r : stfs_journal_begin(journal, commit->folder_fd, commit->model);
 }
 
 /* The end of the file while the steps before the record run. */
@@ -139,7 +138,7 @@ static int hash_start(int fd, uint64_t *hash)
 
 	if (got < 0)
 		return (int)got;
-	*hash = stfs_journal_hash(stfs_str_slice(bytes, (size_t)got));
+	*hash = stfs_commit_hash(stfs_str_slice(bytes, (size_t)got));
 	return 0;
 }
 
@@ -155,6 +154,9 @@ static int describe_new(const struct stfs_commit_file *file, struct stfs_journal
 		entry->new_length = (uint64_t)st.st_size;
 		return hash_start(file->new_fd, &entry->new_hash);
 	}
+	if (fstat(file->fd, &st) < 0)
+		return -errno;
+	entry->ahead = (uint64_t)st.st_size;
 	entry->new_length = file->plan.length;
 	entry->steps = malloc((count ? count : 1) * sizeof(*entry->steps));
 	if (!entry->steps)
@@ -279,8 +281,7 @@ static int finish_file(struct stfs_journal *journal, size_t number, int fd, stru
 	return r < 0 ? r : stfs_io_sync(fd);
 }
 
-/* Whether the file of that name is the new one: 0, -ENOENT, -EUCLEAN, -errno. */
-static int is_new(const struct stfs_journal *journal, const char *name, const struct stfs_journal_file *file)
+int stfs_commit_is_new(const struct stfs_journal *journal, const char *name, const struct stfs_journal_file *file)
 {
 	STFS_AUTO_FD int fd = stfs_io->openat(journal->folder_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0);
 	uint64_t hash = 0;
@@ -299,10 +300,10 @@ static int is_new(const struct stfs_journal *journal, const char *name, const st
 static int rename_file(struct stfs_journal *journal, const struct stfs_journal_file *file)
 {
 	STFS_AUTO_FREE char *temp = stfs_beside_name(file->name, STFS_BESIDE_NEW);
-	int r = temp ? is_new(journal, temp, file) : -ENOMEM;
+	int r = temp ? stfs_commit_is_new(journal, temp, file) : -ENOMEM;
 
 	if (r == -ENOENT)
-		return is_new(journal, file->name, file);
+		return stfs_commit_is_new(journal, file->name, file);
 	return r < 0 ? r : stfs_io_rename(journal->folder_fd, temp, file->name, 0);
 }
 

@@ -47,7 +47,10 @@ int stfs_commit_journaled(struct stfs_commit *commit, struct stfs_err *err);
  */
 int stfs_commit_finish(struct stfs_journal *journal, const int *fds, struct stfs_commit *progress);
 
-/* Sets bit 63 of the length word, or clears it. Not durable yet. */
+/* Whether the file of that name is the new one of a RENAME entry: 0, -ENOENT, -EUCLEAN, another -errno. */
+int stfs_commit_is_new(const struct stfs_journal *journal, const char *name, const struct stfs_journal_file *file);
+
+/* Writes the length word, with bit 63 or without. Not durable yet. */
 int stfs_commit_poison(int fd, uint64_t word);
 
 #endif

@@ -35,11 +35,11 @@ void stfs_journal_close(struct stfs_journal *journal)
 	*journal = (struct stfs_journal){.fd = -1};
 }
 
-uint64_t stfs_journal_hash(struct stfs_str text)
+uint64_t stfs_commit_hash(struct stfs_str bytes)
 {
 	static const struct stfs_sipkey key = {0}; /* a checksum: there is no secret */
 
-	return stfs_siphash(&key, text);
+	return stfs_siphash(&key, bytes);
 }
 
 /* ---- Writing ---- */
@@ -73,27 +73,38 @@ static int write_part(const struct stfs_journal *journal, struct stfs_buf *out, 
 	if (out->len > STFS_JOURNAL_PART_MAX)
 		return -EFBIG;
 	stfs_store_le64(out->data + 8, out->len);
-	stfs_store_le64(out->data + 16, stfs_journal_hash(stfs_buf_str(out)));
+	stfs_store_le64(out->data + 16, stfs_commit_hash(stfs_buf_str(out)));
 	return stfs_io_write(journal->fd, out->data, out->len, at);
 }
 
-int stfs_journal_begin(struct stfs_journal *journal, int folder_fd, const char *model, int like)
+/* So that the owner of the model can recover what root has begun. */
+static int give_to_owner(const struct stfs_journal *journal, const char *model)
+{
+	struct stat want;
+
+	if (geteuid() != 0 || fstatat(journal->folder_fd, model, &want, AT_SYMLINK_NOFOLLOW) < 0 || want.st_uid == 0)
+		return 0;
+	return fchown(journal->fd, want.st_uid, want.st_gid) < 0 ? -errno : 0;
+}
+
+int stfs_journal_begin(struct stfs_journal *journal, int folder_fd, const char *model)
 {
 	STFS_AUTO_BUF struct stfs_buf out = STFS_BUF_INIT;
-	struct stat want;
 	int r;
 
 	journal->folder_fd = folder_fd;
 	journal->path = stfs_beside_name(model, STFS_BESIDE_JOURNAL);
 	if (!journal->path)
 		return -ENOMEM;
-	journal->fd = stfs_beside_create(folder_fd, journal->path);
+	/* One that is there is not ours to remove: it is recovered first. */
+	if (stfs_commit_interrupted(folder_fd, model) != 0)
+		return -EBUSY;
+	journal->fd = stfs_beside_create(folder_fd, journal->path, 0600);
 	if (journal->fd < 0)
 		return journal->fd;
-	/* So that the owner can recover what root has begun. */
-	if (fstat(like, &want) == 0 && want.st_uid != geteuid() && fchown(journal->fd, want.st_uid, want.st_gid) < 0 &&
-	    geteuid() == 0)
-		return -errno;
+	r = give_to_owner(journal, model);
+	if (r < 0)
+		return r;
 	begin_part(&out, head_magic);
 	put64(&out, VERSION);
 	put64(&out, journal->count);
@@ -118,6 +129,7 @@ static void put_file(struct stfs_buf *out, const struct stfs_journal_file *file)
 	put64(out, file->kind);
 	put64(out, file->new_length);
 	put64(out, file->new_hash);
+	put64(out, file->ahead);
 	put64(out, file->step_count);
 	put64(out, file->header.len);
 	for (size_t i = 0; i < file->step_count; i++) {

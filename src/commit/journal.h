@@ -38,6 +38,7 @@ struct stfs_journal_file {
 	enum stfs_journal_kind kind;
 	/* The record: */
 	uint64_t new_length;
+	uint64_t ahead;          /* length of the old file with what was written behind its end */
 	struct stfs_step *steps; /* owned: those behind the record */
 	size_t step_count;
 	struct stfs_buf header;  /* owned: length word and text */
@@ -63,14 +64,11 @@ struct stfs_journal {
 /* Frees memory and closes; the file stays. */
 void stfs_journal_close(struct stfs_journal *journal);
 
-/* Hash of a header's text, as in the head. */
-uint64_t stfs_journal_hash(struct stfs_str text);
-
 /*
- * Makes the journal of `model`, with a head of journal->files (filled by the caller), durable. `like` is
- * a file of the model, whose owner the journal gets.
+ * Makes the journal of `model`, with a head of journal->files (filled by the caller), durable. It belongs to
+ * the model's owner where we may give it away, and is locked until it is closed. -EBUSY when there is one.
  */
-int stfs_journal_begin(struct stfs_journal *journal, int folder_fd, const char *model, int like);
+int stfs_journal_begin(struct stfs_journal *journal, int folder_fd, const char *model);
 
 /*
  * Writes the record, durable, after reserving `marks` bytes for marks and `spare` more, which
@@ -93,7 +91,8 @@ int stfs_journal_mark(struct stfs_journal *journal, size_t file, size_t next,
 int stfs_journal_end(struct stfs_journal *journal);
 
 /*
- * Opens and reads the journal of `model`. `owner` is the model's. 0; -ENOENT; -EPERM when it is not to be
+ * Opens, locks and reads the journal of `model`. `owner` is the model's. 0; -ENOENT; -EBUSY when its commit is
+ * under way; -EPERM when it is not to be
  * believed; -EBADMSG when not even its head is whole (nothing has happened then); another -errno.
  */
 int stfs_journal_open(struct stfs_journal *journal, int folder_fd, const char *model, uid_t owner,

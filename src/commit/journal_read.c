@@ -79,7 +79,7 @@ static int read_part(int fd, uint64_t at, uint64_t file_len, const char *magic, 
 	if (r < 0)
 		return r;
 	stfs_store_le64(out->data + 16, 0);
-	return stfs_journal_hash(stfs_buf_str(out)) == sum;
+	return stfs_commit_hash(stfs_buf_str(out)) == sum;
 }
 
 static struct reader behind_head(const struct stfs_buf *part)
@@ -183,6 +183,7 @@ static int read_file(struct reader *reader, struct stfs_journal_file *file)
 	file->kind = kind == STFS_JOURNAL_IN_PLACE ? STFS_JOURNAL_IN_PLACE : STFS_JOURNAL_RENAME;
 	file->new_length = get64(reader);
 	file->new_hash = get64(reader);
+	file->ahead = get64(reader);
 	file->step_count = get64(reader);
 	header_len = get64(reader);
 	if (reader->bad || file->step_count > reader->left / 32 ||
@@ -314,6 +315,14 @@ int stfs_journal_open(struct stfs_journal *journal, int folder_fd, const char *m
 		r = -errno;
 	else
 		r = believe(journal, &st, owner, err);
+	/* Whoever commits holds it until the end: what is read here is nobody's but ours. */
+	if (r == 0)
+		r = stfs_beside_lock(folder_fd, journal->path, journal->fd);
+	if (r == -EBUSY)
+		r = stfs_commit_interrupted(folder_fd, model) == 0 ? -ENOENT
+			: stfs_err_set(err, r, STFS_NO_POSITION, "%s: another program is changing the model", model);
+	if (r == 0 && fstat(journal->fd, &st) < 0)
+		r = -errno;
 	if (r == 0)
 		r = read_head(journal, (uint64_t)st.st_size);
 	if (r == 0)

@@ -9,6 +9,7 @@
  *   poisoned   the length word has bit 63, or the block with it has moved away
  *   new        word and header are those of the record, and so is the length: it is finished
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -103,7 +104,7 @@ static int has_header(int fd, uint64_t len, uint64_t file_len, uint64_t hash, bo
 	if (!text)
 		return -ENOMEM;
 	r = stfs_io_read_exactly(fd, text, len, 8);
-	*has = r == 0 && stfs_journal_hash(stfs_str_slice(text, len)) == hash;
+	*has = r == 0 && stfs_commit_hash(stfs_str_slice(text, len)) == hash;
 	return r;
 }
 
@@ -141,13 +142,15 @@ static int judge(const struct stfs_journal *journal, const struct stfs_journal_f
 		*state = STATE_POISONED;
 		return 0;
 	}
-	if (word == file->old_word && length >= file->old_length) {
+	/* A header that is the same afterwards is that of the new file once a mark stands. */
+	if (word == file->old_word && length >= file->old_length && !file->marked &&
+	    (!journal->recorded || length == file->ahead)) {
 		r = has_header(fd, word, length, file->old_hash, &has);
 		*state = has ? STATE_OLD : STATE_FOREIGN;
 	}
 	if (r == 0 && *state == STATE_FOREIGN && journal->recorded && word == stfs_load_le64(text.ptr) &&
 	    length == file->new_length) {
-		r = has_header(fd, word, length, stfs_journal_hash(stfs_str_slice(text.ptr + 8, text.len - 8)), &has);
+		r = has_header(fd, word, length, stfs_commit_hash(stfs_str_slice(text.ptr + 8, text.len - 8)), &has);
 		*state = has ? STATE_NEW : STATE_FOREIGN;
 	}
 	return r;
@@ -196,9 +199,6 @@ static int take_back(struct stfs_journal *journal, const int *fds, struct stfs_e
 	enum state state;
 	int r = check_record(journal, fds, err);
 
-	/* A program that died may have erased a record and not synced that: it must not come back. */
-	if (r == 0)
-		r = stfs_io_sync(journal->fd);
 	for (size_t i = 0; r == 0 && i < journal->count; i++) {
 		const struct stfs_journal_file *file = &journal->files[i];
 		struct stat st;
@@ -224,6 +224,17 @@ static int take_back(struct stfs_journal *journal, const int *fds, struct stfs_e
 
 /* ---- Forward ---- */
 
+/* The new file must stand ready under its temporary name, or in its place already. */
+static int check_rename(const struct stfs_journal *journal, const struct stfs_journal_file *file, struct stfs_err *err)
+{
+	STFS_AUTO_FREE char *temp = stfs_beside_name(file->name, STFS_BESIDE_NEW);
+	int r = temp ? stfs_commit_is_new(journal, temp, file) : -ENOMEM;
+
+	if (r == -ENOENT)
+		r = stfs_commit_is_new(journal, file->name, file);
+	return r == -EUCLEAN || r == -ENOENT ? foreign(journal, file->name, err) : r;
+}
+
 /* Every file must be what the journal could have left; those that are finished are left out. */
 static int check_all(const struct stfs_journal *journal, int *fds, struct stfs_err *err)
 {
@@ -239,10 +250,10 @@ static int check_all(const struct stfs_journal *journal, int *fds, struct stfs_e
 				return foreign(journal, journal->files[i].name, err);
 			if (state != STATE_NEW)
 				continue;
-			/* A program that died may not have synced it, and the journal goes at the end. */
-			r = stfs_io_sync(fds[i]);
+		} else {
+			r = check_rename(journal, &journal->files[i], err);
 			if (r < 0)
-				return stfs_err_errno(err, r, "%s", journal->files[i].name);
+				return r;
 		}
 		if (fds[i] >= 0)
 			close(fds[i]);
@@ -255,9 +266,8 @@ static int go_on(struct stfs_journal *journal, int *fds, struct stfs_err *err)
 {
 	int r = check_all(journal, fds, err);
 
-	/* A program that died may have written the record and not synced it: it has to outlast what follows. */
 	if (r == 0)
-		r = stfs_io_sync(journal->fd);
+		stfs_journal_give_back(journal);
 	for (size_t i = 0; r == 0 && i < journal->count; i++) {
 		const struct stfs_journal_file *file = &journal->files[i];
 
@@ -268,6 +278,71 @@ static int go_on(struct stfs_journal *journal, int *fds, struct stfs_err *err)
 			r = stfs_io_sync(fds[i]);
 	}
 	return r < 0 ? r : stfs_commit_finish(journal, fds, NULL);
+}
+
+int stfs_commit_clean(int folder_fd, const char *name)
+{
+	STFS_AUTO_FREE char *temp = stfs_beside_name(name, STFS_BESIDE_NEW);
+
+	return temp ? stfs_beside_clean(folder_fd, temp) : -ENOMEM;
+}
+
+/* Whether the journal `entry` names the file: 1, 0 or -ENOMEM. One that cannot be read names nothing. */
+static int names(int folder_fd, const char *entry, const char *name)
+{
+	STFS_AUTO_FREE char *model = strndup(entry + 1, strlen(entry) - 1 - strlen(STFS_BESIDE_JOURNAL));
+	struct stfs_journal journal;
+	int found = 0, r;
+
+	if (!model)
+		return -ENOMEM;
+	if (strcmp(model, name) == 0)
+		return 0;
+	r = stfs_journal_open(&journal, folder_fd, model, geteuid(), NULL);
+	/* Of one that is under way the files are locked, which is found out elsewhere. */
+	if (r < 0 && r != -EBADMSG)
+		return 0;
+	for (size_t i = 0; r == 0 && i < journal.count; i++)
+		found |= strcmp(journal.files[i].name, name) == 0;
+	stfs_journal_close(&journal);
+	return found;
+}
+
+int stfs_commit_named(int folder_fd, const char *name, char **journal)
+{
+	int fd = openat(folder_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), r = 0;
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	struct dirent *entry;
+
+	if (!dir)
+		return -errno;
+	while (r == 0 && (entry = readdir(dir))) {
+		if (entry->d_name[0] != '.' || !stfs_str_ends_with(stfs_str_from(entry->d_name),
+								   ".index.json" STFS_BESIDE_JOURNAL))
+			continue;
+		r = names(folder_fd, entry->d_name, name);
+		if (r > 0)
+			*journal = strdup(entry->d_name);
+	}
+	closedir(dir);
+	return r > 0 && !*journal ? -ENOMEM : r;
+}
+
+/*
+ * A program that died has written what it did not sync: a record, a length word, a name. What is found now
+ * decides what is done, so it has to be what will be found after the next crash.
+ */
+static int settle(const struct stfs_journal *journal, const int *fds)
+{
+	int r = stfs_io_sync(journal->fd);
+
+	for (size_t i = 0; r == 0 && i < journal->count; i++) {
+		if (fds[i] >= 0)
+			r = stfs_io_sync(fds[i]);
+		if (r == -EINVAL) /* a pipe that took a file's place */
+			r = 0;
+	}
+	return r < 0 ? r : stfs_io_sync_folder(journal->folder_fd);
 }
 
 /* Whose the model is: the journal must be theirs (C5). */
@@ -300,6 +375,8 @@ int stfs_commit_recover(int folder_fd, const char *model, enum stfs_recovered *w
 	} else if (r == 0) {
 		r = open_all(&journal, &fds, err);
 		*what = journal.recorded ? STFS_RECOVERED_NEW : STFS_RECOVERED_OLD;
+		if (r == 0)
+			r = settle(&journal, fds);
 		if (r == 0)
 			r = journal.recorded ? go_on(&journal, fds, err) : take_back(&journal, fds, err);
 	}

@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 
 #include "base/arith.h"
@@ -65,7 +64,7 @@ int stfs_commit_build(struct stfs_commit *commit, struct stfs_commit_file *file)
 	file->temp = stfs_beside_name(file->name, STFS_BESIDE_NEW);
 	if (!file->temp)
 		return -ENOMEM;
-	file->new_fd = stfs_beside_create(commit->folder_fd, file->temp);
+	file->new_fd = stfs_beside_create(commit->folder_fd, file->temp, file->fd < 0 ? 0666 : 0600);
 	if (file->new_fd < 0)
 		return file->new_fd;
 	if (file->content)
@@ -76,9 +75,6 @@ int stfs_commit_build(struct stfs_commit *commit, struct stfs_commit_file *file)
 		r = stfs_beside_adopt(file->new_fd, file->fd);
 	if (r == 0)
 		r = stfs_io_sync(file->new_fd);
-	/* So that the lock passes from the old file to the new one without a gap. */
-	if (r == 0 && flock(file->new_fd, LOCK_EX | LOCK_NB) < 0)
-		r = -errno;
 	if (r < 0)
 		(void)stfs_commit_unbuild(commit, file);
 	return r;
@@ -93,30 +89,48 @@ int stfs_commit_unbuild(struct stfs_commit *commit, struct stfs_commit_file *fil
 	return stfs_io_unlink(commit->folder_fd, file->temp);
 }
 
-/* What open(2) would have given a new file: the creation mask is only to be had by setting it. */
-static void usual_mode(int fd)
+/* Onto a name that must be free; where renameat2(2) cannot see to that, by a second name. */
+static int rename_new(const struct stfs_commit *commit, const struct stfs_commit_file *file)
 {
-	mode_t mask = umask(0);
+	int r = stfs_io_rename(commit->folder_fd, file->temp, file->name, 1 /* RENAME_NOREPLACE */);
 
-	umask(mask);
-	(void)fchmod(fd, 0666 & ~mask);
+	if (r != -EINVAL && r != -ENOSYS)
+		return r;
+	if (stfs_io->link_fd(file->new_fd, commit->folder_fd, file->name) < 0)
+		return -errno;
+	return stfs_io_unlink(commit->folder_fd, file->temp);
+}
+
+/* The file whose place is taken: still that of its name, and still what it was when the building began. */
+static int check_old(const struct stfs_commit *commit, const struct stfs_commit_file *file, const struct stat *before)
+{
+	struct stat now;
+	int r = stfs_beside_is(commit->folder_fd, file->name, file->fd);
+
+	if (r <= 0)
+		return r == 0 ? -ESTALE : r;
+	if (fstat(file->fd, &now) < 0)
+		return -errno;
+	return now.st_mtim.tv_sec == before->st_mtim.tv_sec && now.st_mtim.tv_nsec == before->st_mtim.tv_nsec &&
+		       now.st_size == before->st_size ? 0 : -ESTALE;
 }
 
 int stfs_commit_replace(struct stfs_commit *commit, struct stfs_commit_file *file, struct stfs_err *err)
 {
-	unsigned flags = file->fd < 0 && !commit->overwrite ? 1 /* RENAME_NOREPLACE */ : 0;
-	int r = stfs_commit_build(commit, file);
+	struct stat before;
+	int r;
 
+	if (file->fd >= 0 && fstat(file->fd, &before) < 0)
+		return -errno;
+	r = stfs_commit_build(commit, file);
 	if (r < 0)
 		return r;
-	if (file->fd < 0)
-		usual_mode(file->new_fd);
-	else
-		r = stfs_beside_is(commit->folder_fd, file->name, file->fd);
-	if (file->fd >= 0 && r == 0)
-		r = -ESTALE;
-	if (r >= 0)
-		r = stfs_io_rename(commit->folder_fd, file->temp, file->name, flags);
+	if (file->fd >= 0)
+		r = check_old(commit, file, &before);
+	if (r == 0 && file->fd < 0 && !commit->overwrite)
+		r = rename_new(commit, file);
+	else if (r == 0)
+		r = stfs_io_rename(commit->folder_fd, file->temp, file->name, 0);
 	if (r < 0) {
 		(void)stfs_commit_unbuild(commit, file);
 		return r;

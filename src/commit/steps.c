@@ -41,12 +41,20 @@ static uint64_t copy_in_kernel(int from, uint64_t from_at, int to, uint64_t to_a
 	return done;
 }
 
+static bool same_file(int a, int b)
+{
+	struct stat one, other;
+
+	return a == b || fstat(a, &one) < 0 || fstat(b, &other) < 0 ||
+	       (one.st_ino == other.st_ino && one.st_dev == other.st_dev);
+}
+
 int stfs_copy_bytes(int from, uint64_t from_at, int to, uint64_t to_at, uint64_t len,
 		    struct stfs_commit *progress)
 {
 	STFS_AUTO_FREE char *piece = NULL;
 	/* Never within a file: extents shared with itself would be found anywhere by the map. */
-	uint64_t done = from == to ? 0 : copy_in_kernel(from, from_at, to, to_at, len, progress);
+	uint64_t done = same_file(from, to) ? 0 : copy_in_kernel(from, from_at, to, to_at, len, progress);
 	size_t now;
 	int r = 0;
 

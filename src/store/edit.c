@@ -275,6 +275,8 @@ void stfs_edit_close(struct stfs_edit *edit)
 	stfs_model_close(edit->rescue);
 	if (edit->folder_fd >= 0)
 		close(edit->folder_fd);
+	if (edit->old_fd >= 0)
+		close(edit->old_fd);
 	free(edit->path);
 	free(edit->name);
 	free(edit->real);
@@ -287,7 +289,7 @@ static struct stfs_edit *make(unsigned flags)
 
 	if (edit) {
 		edit->flags = flags;
-		edit->folder_fd = edit->spool = -1;
+		edit->folder_fd = edit->spool = edit->old_fd = -1;
 	}
 	return edit;
 }
@@ -306,7 +308,31 @@ static int finish_interrupted(struct stfs_edit *edit, struct stfs_err *err)
 	return r < 0 ? r : stfs_commit_recover(edit->folder_fd, edit->name, &what, err);
 }
 
-static int open_edit(struct stfs_edit *edit, const char *path, struct stfs_err *err)
+/* A shard on its own, while the commit of its model waits to be finished: that would no longer be possible. */
+static int check_others(const struct stfs_edit *edit, struct stfs_err *err)
+{
+	STFS_AUTO_FREE char *journal = NULL;
+	int r = stfs_commit_named(edit->folder_fd, edit->name, &journal);
+
+	if (r <= 0)
+		return r;
+	return stfs_err_set(err, -EBUSY, STFS_NO_POSITION, "%s: belongs to a sharded model of which a commit is under "
+			    "way, or was interrupted (%s): `stfs recover` its index first", edit->path, journal);
+}
+
+/* What replacements that a crash interrupted left. The model is locked: nobody is making one now. */
+static int clean_up(const struct stfs_edit *edit, bool *found)
+{
+	int r = 0;
+
+	for (uint32_t i = 0; r >= 0 && i < edit->model->shard_count; i++) {
+		r = stfs_commit_clean(edit->folder_fd, edit->model->shards[i].name);
+		*found |= r > 0;
+	}
+	return r < 0 && r != -EACCES && r != -EROFS && r != -EBUSY ? r : 0;
+}
+
+static int open_edit(struct stfs_edit *edit, const char *path, bool *cleaned, struct stfs_err *err)
 {
 	unsigned flags = STFS_OPEN_LOCK;
 	int r = stfs_edit_resolve(edit, path, err);
@@ -318,9 +344,17 @@ static int open_edit(struct stfs_edit *edit, const char *path, struct stfs_err *
 	if (r == 0)
 		r = finish_interrupted(edit, err);
 	if (r == 0)
+		r = check_others(edit, err);
+	if (r == 0)
 		r = stfs_model_open(edit->real, flags, &edit->model, err);
 	if (r == 0)
 		r = stfs_edit_guard(edit, err);
+	/* Another program may have died before we had the lock. */
+	if (r == 0 && flags & STFS_OPEN_WRITE && stfs_commit_interrupted(edit->folder_fd, edit->name) != 0)
+		r = stfs_err_set(err, -EBUSY, STFS_NO_POSITION, "%s: another program has begun to change it; try again",
+				 edit->path);
+	if (r == 0 && flags & STFS_OPEN_WRITE)
+		r = clean_up(edit, cleaned);
 	return r < 0 ? r : stfs_edit_load(edit);
 }
 
@@ -339,8 +373,24 @@ static int give(struct stfs_edit *made, int r, const char *path, struct stfs_edi
 int stfs_edit_open(const char *path, unsigned flags, struct stfs_edit **edit, struct stfs_err *err)
 {
 	struct stfs_edit *made = make(flags);
+	bool cleaned = false;
 
-	return give(made, made ? open_edit(made, path, err) : -ENOMEM, path, edit, err);
+	return give(made, made ? open_edit(made, path, &cleaned, err) : -ENOMEM, path, edit, err);
+}
+
+/* The file that is to be overwritten: nobody has it mounted or is changing it, until we are done. */
+static int claim_old(struct stfs_edit *edit, struct stfs_err *err)
+{
+	int r = finish_interrupted(edit, err);
+
+	if (r < 0)
+		return r;
+	edit->old_fd = openat(edit->folder_fd, edit->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (edit->old_fd < 0)
+		return stfs_err_errno(err, -errno, "%s", edit->path);
+	r = stfs_beside_lock(edit->folder_fd, edit->name, edit->old_fd);
+	return r < 0 ? stfs_err_set(err, r, STFS_NO_POSITION, "%s: is mounted, or another command is changing it",
+				    edit->path) : 0;
 }
 
 /* The folder and name of a file that is to be made. */
@@ -370,7 +420,7 @@ static int place_new(struct stfs_edit *edit, const char *path, struct stfs_err *
 	if (!S_ISREG(st.st_mode))
 		return stfs_err_set(err, -EEXIST, STFS_NO_POSITION, "%s: exists and is no regular file", path);
 	if (edit->flags & STFS_EDIT_OVERWRITE)
-		return 0;
+		return claim_old(edit, err);
 	return stfs_err_set(err, -EEXIST, STFS_NO_POSITION, "%s: exists; --overwrite replaces it", path);
 }
 
@@ -406,6 +456,18 @@ static int commit_rescued(const char *path, unsigned flags, enum stfs_recovered 
 	return r;
 }
 
+/* What an interrupted replacement left goes when the model is opened; one that cannot be is left alone. */
+static void clean_leftovers(const char *path, unsigned flags, enum stfs_recovered *what)
+{
+	struct stfs_err err = STFS_ERR_INIT;
+	struct stfs_edit *edit = make(flags);
+	bool cleaned = false;
+
+	if (edit && open_edit(edit, path, &cleaned, &err) == 0 && cleaned)
+		*what = STFS_RECOVERED_OLD;
+	stfs_edit_close(edit);
+}
+
 static int has_rescue(const struct stfs_edit *edit)
 {
 	STFS_AUTO_FREE char *name = stfs_beside_name(edit->name, STFS_BESIDE_RESCUE);
@@ -429,6 +491,8 @@ int stfs_recover(const char *path, unsigned flags, enum stfs_recovered *what, st
 	stfs_edit_close(edit);
 	if (kept > 0)
 		r = commit_rescued(path, flags, what, err);
+	else if (r == 0 && *what == STFS_RECOVERED_NOTHING)
+		clean_leftovers(path, flags, what);
 	if (r < 0 && err && err->code != r)
 		stfs_err_errno(err, r, "%s", path);
 	return r < 0 ? r : 0;

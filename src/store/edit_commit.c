@@ -229,6 +229,7 @@ static int make_file(struct part *part, struct stfs_commit_file *file, struct st
 	};
 	file->problem.compact = edit->compact;
 	if (shard) {
+		file->header_hash = stfs_commit_hash(stfs_str_slice(shard->header->text, shard->header->text_len));
 		file->problem.file.length = shard->size;
 		file->problem.file.data_start = stfs_header_data_start(shard->header);
 	}
@@ -322,6 +323,49 @@ static int make_index(struct stfs_edit *edit, struct commit_parts *all, struct s
 
 /* ---- The commit ---- */
 
+static bool is_empty(const struct stfs_edit *edit, uint32_t shard)
+{
+	for (size_t i = 0; i < edit->count; i++)
+		if (!edit->slots[i].removed && edit->slots[i].shard == shard)
+			return false;
+	return true;
+}
+
+static int keep_pair(struct stfs_edit *edit, const bool *empty, const struct stfs_pair *pair)
+{
+	struct stfs_str key = stfs_str_slice(pair->key, pair->key_len);
+	uint32_t heir = 0;
+
+	for (uint32_t i = 0; i < edit->shard_count; i++)
+		if (!empty[i] && stfs_edit_find_pair(&edit->shards[i], key))
+			return 0;
+	while (heir < edit->shard_count && empty[heir])
+		heir++;
+	if (heir == edit->shard_count)
+		return 0; /* the model would lose its last tensor, which the index refuses */
+	stfs_edit_touch(edit, heir);
+	return stfs_edit_add_pair(&edit->shards[heir], key, stfs_str_slice(pair->value, pair->value_len));
+}
+
+/* A shard that loses its last tensor drops out of the index: what metadata it alone had goes to another. */
+static int keep_metadata(struct stfs_edit *edit)
+{
+	STFS_AUTO_FREE bool *empty = calloc(edit->shard_count, sizeof(*empty));
+	bool any = false;
+	int r = empty ? 0 : -ENOMEM;
+
+	for (uint32_t i = 0; r == 0 && edit->shard_count > 1 && i < edit->shard_count; i++) {
+		empty[i] = edit->shards[i].dirty && is_empty(edit, i);
+		any |= empty[i];
+	}
+	for (uint32_t i = 0; r == 0 && any && i < edit->shard_count; i++)
+		r = stfs_edit_load_metadata(edit, i);
+	for (uint32_t i = 0; r == 0 && any && i < edit->shard_count; i++)
+		for (size_t k = 0; r == 0 && empty[i] && k < edit->shards[i].pair_count; k++)
+			r = keep_pair(edit, empty, &edit->shards[i].pairs[k]);
+	return r;
+}
+
 static int make_parts(struct stfs_edit *edit, struct commit_parts *all, struct stfs_err *err)
 {
 	int r = 0;
@@ -331,6 +375,7 @@ static int make_parts(struct stfs_edit *edit, struct commit_parts *all, struct s
 	all->files = calloc(edit->shard_count + 1, sizeof(*all->files));
 	if (!all->parts || !all->files)
 		return -ENOMEM;
+	r = keep_metadata(edit);
 	for (uint32_t i = 0; r == 0 && i < edit->shard_count; i++) {
 		struct part *part = &all->parts[all->count];
 
@@ -486,11 +531,11 @@ static int run(struct stfs_edit *edit, struct commit_parts *all, const struct st
 	if (r == 0)
 		r = stfs_commit_run(&all->commit, err);
 	edit->stuck = r < 0 && all->commit.recorded;
-	if (r == 0)
-		r = fill_result(edit, all, result);
 	if (r < 0)
 		return r;
-	r = reopen(edit, all, err);
+	r = fill_result(edit, all, result);
+	if (r == 0)
+		r = reopen(edit, all, err);
 	if (r < 0) {
 		edit->stuck = true; /* what is staged is committed: it must not be committed again */
 		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: the edits are committed, but the model cannot be "

@@ -45,6 +45,7 @@ struct stfs_edit {
 	char *name;     /* owned: of the file or index in the folder */
 	char *real;     /* owned: the path that leads there without links */
 	int folder_fd;  /* owned */
+	int old_fd;     /* owned: the file that a new model takes the place of, locked; else -1 */
 	struct stfs_slot *slots; /* owned */
 	size_t count, cap;
 	uint64_t next_order;
@@ -89,6 +90,9 @@ void stfs_edit_touch(struct stfs_edit *edit, uint32_t shard);
 /* The pairs of a shard as staged: 0 or -ENOMEM. */
 int stfs_edit_load_metadata(struct stfs_edit *edit, uint32_t shard);
 void stfs_edit_free_pairs(struct stfs_edit_shard *shard);
+int stfs_edit_add_pair(struct stfs_edit_shard *shard, struct stfs_str key, struct stfs_str value);
+/* The pair with that key, or NULL. The shard's metadata is loaded. */
+struct stfs_pair *stfs_edit_find_pair(struct stfs_edit_shard *shard, struct stfs_str key);
 
 /* ---- spool.c ---- */
 
@@ -99,6 +103,10 @@ int stfs_edit_open_spool(struct stfs_edit *edit);
 /* As stfs_edit_spool(), of bytes that stand in a file. */
 int stfs_edit_spool_range(struct stfs_edit *edit, struct stfs_source from, uint64_t len,
 			  struct stfs_source *source, uint64_t *spooled, struct stfs_err *err);
+
+/* ---- rescue.c ---- */
+
+#define STFS_RESCUE_NOT_TAKEN "0000000000000000"
 
 /* ---- guard.c ---- */
 

@@ -30,9 +30,8 @@ static char *copy(struct stfs_str text)
 	return made;
 }
 
-static int add_pair(void *data, struct stfs_str key, struct stfs_str value)
+int stfs_edit_add_pair(struct stfs_edit_shard *shard, struct stfs_str key, struct stfs_str value)
 {
-	struct stfs_edit_shard *shard = data;
 	struct stfs_pair pair = {copy(key), copy(value), key.len, value.len};
 	size_t cap = shard->pair_cap ? 2 * shard->pair_cap : 8;
 	struct stfs_pair *pairs = shard->pairs;
@@ -51,6 +50,11 @@ static int add_pair(void *data, struct stfs_str key, struct stfs_str value)
 	}
 	shard->pairs[shard->pair_count++] = pair;
 	return 0;
+}
+
+static int add_pair(void *data, struct stfs_str key, struct stfs_str value)
+{
+	return stfs_edit_add_pair(data, key, value);
 }
 
 int stfs_edit_load_metadata(struct stfs_edit *edit, uint32_t number)
@@ -77,7 +81,7 @@ static int load_all(struct stfs_edit *edit)
 	return r;
 }
 
-static struct stfs_pair *find_pair(struct stfs_edit_shard *shard, struct stfs_str key)
+struct stfs_pair *stfs_edit_find_pair(struct stfs_edit_shard *shard, struct stfs_str key)
 {
 	for (size_t i = 0; i < shard->pair_count; i++)
 		if (stfs_str_equal(stfs_str_slice(shard->pairs[i].key, shard->pairs[i].key_len), key))
@@ -99,7 +103,7 @@ int stfs_edit_set(struct stfs_edit *edit, struct stfs_str key, struct stfs_str v
 	for (uint32_t i = 0; r == 0 && i < edit->shard_count; i++) {
 		struct stfs_edit_shard *shard = &edit->shards[i];
 
-		pair = find_pair(shard, key);
+		pair = stfs_edit_find_pair(shard, key);
 		if (pair && stfs_str_equal(stfs_str_slice(pair->value, pair->value_len), value))
 			continue;
 		if (pair) {
@@ -110,7 +114,7 @@ int stfs_edit_set(struct stfs_edit *edit, struct stfs_str key, struct stfs_str v
 			pair->value = fresh;
 			pair->value_len = value.len;
 		} else {
-			r = add_pair(shard, key, value);
+			r = stfs_edit_add_pair(shard, key, value);
 		}
 		if (r == 0)
 			stfs_edit_touch(edit, i);
@@ -126,7 +130,7 @@ int stfs_edit_unset(struct stfs_edit *edit, struct stfs_str key, struct stfs_err
 
 	for (uint32_t i = 0; r == 0 && i < edit->shard_count; i++) {
 		struct stfs_edit_shard *shard = &edit->shards[i];
-		struct stfs_pair *pair = find_pair(shard, key);
+		struct stfs_pair *pair = stfs_edit_find_pair(shard, key);
 
 		if (!pair)
 			continue;
@@ -160,7 +164,7 @@ int stfs_edit_unset_all(struct stfs_edit *edit, struct stfs_err *err)
 static bool told_before(const struct stfs_edit *edit, uint32_t number, struct stfs_str key)
 {
 	for (uint32_t i = 0; i < number; i++)
-		if (find_pair(&edit->shards[i], key))
+		if (stfs_edit_find_pair(&edit->shards[i], key))
 			return true;
 	return false;
 }

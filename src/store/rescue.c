@@ -199,10 +199,11 @@ static int lay_out(const struct stfs_edit *edit, struct layout *layout)
 static int write_header(struct stfs_edit *edit, const struct layout *layout, struct stfs_buf *text,
 			struct stfs_err *err)
 {
-	struct stfs_header_pair pairs[KEY_COUNT + 2] = {
-		{stfs_str_from("stfs.rescue"), stfs_str_from("1")}};
+	struct stfs_header_pair pairs[KEY_COUNT + 3] = {
+		{stfs_str_from("stfs.rescue"), stfs_str_from("1")},
+		{stfs_str_from("stfs.taken"), stfs_str_from(STFS_RESCUE_NOT_TAKEN)}};
 	struct stfs_header_parts parts = {.items = layout->items, .item_count = layout->count, .pairs = pairs,
-					  .pair_count = 1};
+					  .pair_count = 2};
 	STFS_AUTO_BUF struct stfs_buf out = STFS_BUF_INIT;
 	char number[24];
 	int r;

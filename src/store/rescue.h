@@ -12,6 +12,7 @@
  *   stfs.rename     pairs of names: ["was", "is", ...]; all at once, after the removals
  *   stfs.retype     the new types of tensors whose bytes stay: {"name":{"dtype":...,"shape":[...]},...}
  *   stfs.metadata   the whole metadata of the model, an object of strings; only when it was changed
+ *   stfs.taken      16 zeros; while the edits are being committed the hash of the headers before that
  *   stfs.padding    how many tensors named "stfs.padding.N" fill up the file: not part of it
  */
 #ifndef STFS_STORE_RESCUE_H
@@ -30,8 +31,9 @@ bool stfs_edit_needs_rescue(const struct stfs_edit *edit);
 
 /*
  * Stages what the rescue file of the model holds. 1 when there is one, 0 when not, -EPERM when it is not
- * to be believed (as a journal, commit/journal.h), another -errno with `err` filled and nothing staged that a
- * commit could be made of.
+ * to be believed (as a journal, commit/journal.h); -EUCLEAN when a crash came while it was being committed and
+ * the model is another one since: the edits are in it, or it is for a person to say; another -errno with
+ * `err` filled and nothing staged that a commit could be made of.
  */
 int stfs_edit_take_up(struct stfs_edit *edit, struct stfs_err *err);
 

@@ -2,6 +2,7 @@
 /* Edits of a rescue file, staged again. */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 
@@ -224,6 +225,44 @@ static int open_kept(struct stfs_edit *edit, struct stfs_err *err)
 	return r < 0 ? r : 1;
 }
 
+/* A number for the model as it is: of all its headers. */
+static uint64_t print_of(const struct stfs_model *model)
+{
+	uint64_t print = 1;
+
+	for (uint32_t i = 0; i < model->shard_count; i++)
+		print = 31 * print + stfs_commit_hash(stfs_str_slice(model->shards[i].header->text,
+								     model->shards[i].header->text_len));
+	return print ? print : 1;
+}
+
+/*
+ * Notes in the rescue file for which model it is being taken up, durable: a crash between the commit and the
+ * removal of the file must not have the edits made twice.
+ */
+static int note_taken(struct stfs_edit *edit, struct stfs_err *err)
+{
+	static const char key[] = "\"stfs.taken\":\"";
+	const struct stfs_shard *kept = &edit->rescue->shards[0];
+	const char *at = memmem(kept->header->text, kept->header->text_len, key, sizeof(key) - 1);
+	char digits[17];
+	int r;
+
+	snprintf(digits, sizeof(digits), "%016" PRIx64, print_of(edit->model));
+	at = at ? at + sizeof(key) - 1 : NULL;
+	if (!at || at + 16 > kept->header->text + kept->header->text_len)
+		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: its rescue file is none of this program",
+				    edit->path);
+	if (memcmp(at, digits, 16) == 0)
+		return 0;
+	if (memcmp(at, STFS_RESCUE_NOT_TAKEN, 16) != 0)
+		return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: a crash came while the edits of %s were being "
+				    "committed, and the model is another one since: see whether they are in it, then "
+				    "remove that file", edit->path, kept->name);
+	r = stfs_io_write(kept->fd, digits, 16, STFS_LENGTH_WORD + (uint64_t)(at - kept->header->text));
+	return r < 0 ? r : stfs_io_sync(kept->fd);
+}
+
 int stfs_edit_take_up(struct stfs_edit *edit, struct stfs_err *err)
 {
 	struct reader reader = {.edit = edit, .err = err};
@@ -232,7 +271,9 @@ int stfs_edit_take_up(struct stfs_edit *edit, struct stfs_err *err)
 	if (r <= 0)
 		return r;
 	reader.kept = edit->rescue;
-	r = follow(&reader, "stfs.remove", remove_all);
+	r = note_taken(edit, err);
+	if (r == 0)
+		r = follow(&reader, "stfs.remove", remove_all);
 	if (r == 0)
 		r = follow(&reader, "stfs.rename", rename_all);
 	if (r == 0)

@@ -33,7 +33,7 @@ int stfs_edit_open_spool(struct stfs_edit *edit)
 	name = stfs_beside_name(edit->name, ".stfs-spool");
 	if (!name)
 		return -ENOMEM;
-	edit->spool = stfs_beside_create(edit->folder_fd, name);
+	edit->spool = stfs_beside_create(edit->folder_fd, name, 0600);
 	return edit->spool < 0 ? edit->spool : stfs_io_unlink(edit->folder_fd, name);
 }
 

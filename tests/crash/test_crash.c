@@ -682,6 +682,17 @@ START_TEST(met_every_plan)
 }
 END_TEST
 
+/* One model again, as a failure named it: STFS_CRASH_MODEL=KIND,SHARDED,COMMITS,SEED. */
+START_TEST(one_again)
+{
+	unsigned kind, shards, commits;
+
+	ck_assert_int_eq(sscanf(getenv("STFS_CRASH_MODEL"), "%u,%u,%u,%" SCNu64, &kind, &shards, &commits, &state), 4);
+	sharded = shards;
+	one_model(kinds[kind % STFS_CHECK_COUNT(kinds)], commits);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("crash");
@@ -689,6 +700,11 @@ int main(void)
 	int failed;
 
 	tcase_set_timeout(tcase, 0);
+	if (getenv("STFS_CRASH_MODEL")) {
+		tcase_add_test(tcase, one_again);
+		suite_add_tcase(suite, tcase);
+		return stfs_check_main(suite);
+	}
 	tcase_add_loop_test(tcase, one_file, 0, STFS_CHECK_COUNT(kinds));
 	tcase_add_loop_test(tcase, two_shards, 0, STFS_CHECK_COUNT(kinds));
 	tcase_add_loop_test(tcase, large_tensors, 0, LARGE_EDITS);

@@ -680,7 +680,7 @@ static struct stfs_journal_file file_of(const char *name)
 {
 	struct stfs_journal_file file = {
 		.name = strdup(name), .old_length = MODEL_LEN, .old_word = TEXT_LEN, .kind = STFS_JOURNAL_IN_PLACE,
-		.old_hash = stfs_journal_hash((struct stfs_str)STFS_CHECK_LIT(OLD_TEXT)), .new_length = MODEL_LEN};
+		.old_hash = stfs_commit_hash((struct stfs_str)STFS_CHECK_LIT(OLD_TEXT)), .new_length = MODEL_LEN, .ahead = MODEL_LEN};
 	char word[8];
 
 	stfs_store_le64(word, TEXT_LEN);
@@ -701,13 +701,11 @@ static struct stfs_step *steps_of(const struct stfs_step *steps, size_t count)
 /* Begins the journal of MODEL with `count` files of these names. */
 static void begin_journal(struct stfs_journal *journal, const char *const *names, size_t count)
 {
-	int like = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-
+	unlinkat(folder, JOURNAL, 0);
 	*journal = (struct stfs_journal){.fd = -1, .count = count, .files = calloc(count, sizeof(*journal->files))};
 	for (size_t i = 0; i < count; i++)
 		journal->files[i] = file_of(names[i]);
-	ck_assert_int_eq(stfs_journal_begin(journal, folder, MODEL, like), 0);
-	close(like);
+	ck_assert_int_eq(stfs_journal_begin(journal, folder, MODEL), 0);
 }
 
 static void steps_journal(const struct stfs_step *steps, size_t count)
@@ -774,7 +772,7 @@ static size_t is_whole(const struct stfs_journal *journal, const uint64_t marks[
 	ck_assert_str_eq(file->name, MODEL);
 	ck_assert_str_eq(journal->files[1].name, "other \xc3\xa9.safetensors");
 	ck_assert(file->old_length == MODEL_LEN && file->old_word == TEXT_LEN);
-	ck_assert(file->old_hash == stfs_journal_hash((struct stfs_str)STFS_CHECK_LIT(OLD_TEXT)));
+	ck_assert(file->old_hash == stfs_commit_hash((struct stfs_str)STFS_CHECK_LIT(OLD_TEXT)));
 	if (!journal->recorded)
 		return 0;
 	ck_assert(file->kind == STFS_JOURNAL_IN_PLACE && journal->files[1].kind == STFS_JOURNAL_RENAME);
@@ -889,7 +887,7 @@ START_TEST(a_hostile_journal_does_no_harm)
 			stfs_store_le64(copy + part + 24 + 8 * below((len - 24) / 8), value);
 		}
 		stfs_store_le64(copy + part + 16, 0);
-		stfs_store_le64(copy + part + 16, stfs_journal_hash(stfs_str_slice(copy + part, len)));
+		stfs_store_le64(copy + part + 16, stfs_commit_hash(stfs_str_slice(copy + part, len)));
 		put_file(JOURNAL, copy, bytes.len);
 		r = open_journal(&journal);
 		ck_assert_msg(r == 0 || r == -EPROTO, "round %d: %d", round, r);
@@ -1044,7 +1042,7 @@ START_TEST(takes_no_name_that_leads_elsewhere)
 	nul = memmem(bytes.data, bytes.len, "ab", 2);
 	*nul = '\0';
 	stfs_store_le64(bytes.data + 16, 0);
-	stfs_store_le64(bytes.data + 16, stfs_journal_hash(stfs_buf_str(&bytes)));
+	stfs_store_le64(bytes.data + 16, stfs_commit_hash(stfs_buf_str(&bytes)));
 	put_file(JOURNAL, bytes.data, bytes.len);
 	expect_unbelieved("NUL", -EPROTO);
 }
@@ -1295,7 +1293,7 @@ START_TEST(a_file_beside_takes_the_place_of_an_older_one)
 	int fd;
 
 	put_file(".x.stfs-new", "old", 3);
-	fd = stfs_beside_create(folder, ".x.stfs-new");
+	fd = stfs_beside_create(folder, ".x.stfs-new", 0600);
 	ck_assert_int_ge(fd, 0);
 	ck_assert_int_eq(fstat(fd, &st), 0);
 	ck_assert(st.st_size == 0 && (st.st_mode & 0777) == 0600);
@@ -1308,7 +1306,7 @@ START_TEST(a_file_beside_takes_the_place_of_an_older_one)
 	put_file("victim", "victim", 6);
 	ck_assert_int_eq(unlinkat(folder, ".x.stfs-new", 0), 0);
 	ck_assert_int_eq(symlinkat("victim", folder, ".x.stfs-new"), 0);
-	fd = stfs_beside_create(folder, ".x.stfs-new");
+	fd = stfs_beside_create(folder, ".x.stfs-new", 0600);
 	ck_assert_int_ge(fd, 0);
 	ck_assert_int_eq(write(fd, "evil", 4), 4);
 	close(fd);
