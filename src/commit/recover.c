@@ -209,13 +209,9 @@ static int take_back(struct stfs_journal *journal, const int *fds, struct stfs_e
 		else
 			state = STATE_FOREIGN;
 		/* A file that somebody has changed since is theirs: it needs nothing from us. */
-		if (r < 0 || state != STATE_OLD)
+		if (r < 0 || state != STATE_OLD || fstat(fds[i], &st) < 0 || (uint64_t)st.st_size == file->old_length)
 			continue;
-		if (fstat(fds[i], &st) < 0)
-			return -errno;
-		if ((uint64_t)st.st_size != file->old_length)
-			r = stfs_io_truncate(fds[i], file->old_length);
-		/* Also one that is as long already: who cut it may have died before syncing it. */
+		r = stfs_io_truncate(fds[i], file->old_length);
 		if (r == 0)
 			r = stfs_io_sync(fds[i]);
 	}
