@@ -39,6 +39,7 @@ static int run_steps(struct stfs_commit *commit, struct stfs_commit_file *file)
 
 static int fill_tensors(struct stfs_commit *commit, struct stfs_commit_file *file)
 {
+	struct stat st;
 	int r = 0;
 
 	if (file->plan.kind == STFS_PLAN_CLONE) {
@@ -53,7 +54,10 @@ static int fill_tensors(struct stfs_commit *commit, struct stfs_commit_file *fil
 		r = run_steps(commit, file);
 	if (r == 0)
 		r = stfs_io_write(file->new_fd, file->text.data, file->text.len, 0);
-	return r < 0 ? r : stfs_io_truncate(file->new_fd, file->plan.length);
+	if (r < 0 || fstat(file->new_fd, &st) < 0)
+		return r < 0 ? r : -errno;
+	/* Not for nothing: XFS writes everything out before it sets even the same length. */
+	return (uint64_t)st.st_size == file->plan.length ? 0 : stfs_io_truncate(file->new_fd, file->plan.length);
 }
 
 int stfs_commit_build(struct stfs_commit *commit, struct stfs_commit_file *file)

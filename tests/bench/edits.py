@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """What an edit costs, by verb, beside what a user would otherwise do: load and save with the official
 library, pure_safetensors (in place, with holes), sft-cli (writes a new file), and, for bytes that are new,
-writing them to a plain file with fsync.
+writing them to a plain file with fsync (dd conv=fsync).
 
     tests/bench/edits.py --size 2048 /mnt/ext4 /mnt/xfs
 
@@ -61,18 +61,6 @@ with SafeTensors(path, "r+") as f:
 import os
 fd = os.open(path, os.O_RDONLY); os.fsync(fd); os.close(fd)
 """ % {"victim": VICTIM, "fresh": FRESH}
-
-PLAIN = """
-import os, sys
-data = open(sys.argv[3], "rb").read()
-fd = os.open(sys.argv[1] + ".plain", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-begin = __import__("time").perf_counter()
-view = memoryview(data)
-while view: view = view[os.write(fd, view[:1 << 24]):]
-os.fsync(fd)
-print(__import__("time").perf_counter() - begin)
-os.unlink(sys.argv[1] + ".plain")
-"""
 
 
 def timed(command):
@@ -138,8 +126,6 @@ def measure(folder, base, source, what, candidates, rounds):
                 continue
             fresh_copy(base, model)
             took, out = timed(command)
-            if name == "plain":
-                took = float(out)
             times.setdefault(name, []).append(took)
             if took is None:
                 print(f"  {name} {what}: {out[0]}", file=sys.stderr)
@@ -165,7 +151,8 @@ def main():
 
     def candidates(what, model, source):
         return {"stfs": stfs_command(what, model, source),
-                "plain": [sys.executable, "-c", PLAIN, model, what, source] if what in ("add", "replace") else None,
+                "plain": ["dd", f"if={source}", f"of={model}.plain", "bs=16M", "conv=fsync"]
+                         if what in ("add", "replace") else None,
                 "official": [pure, "-c", OFFICIAL, model, what, source],
                 "pure": [pure, "-c", PURE, model, what, source] if what != "metadata" else None,
                 "sft": sft_command(sft, what, model)}
