@@ -80,6 +80,12 @@ static uint64_t end_before(const struct stfs_commit_file *file)
 	return end;
 }
 
+/* What a slide copies behind the end for a while, after the record. */
+static uint64_t slide_room(const struct stfs_plan *plan)
+{
+	return stfs_steps_shifts(plan->steps, plan->count) ? 0 : plan->cost.space;
+}
+
 /* The new bytes, behind the end of the old file. */
 static int write_ahead(struct stfs_commit *commit, struct stfs_commit_file *file)
 {
@@ -97,7 +103,7 @@ static int write_ahead(struct stfs_commit *commit, struct stfs_commit_file *file
 		}
 	}
 	if (r == 0)
-		r = stfs_io_reserve(file->fd, f->length, end - f->length);
+		r = stfs_io_reserve(file->fd, f->length, stfs_max_u64(end - f->length, slide_room(plan)));
 	for (size_t i = 0; r == 0 && i < plan->before; i++)
 		r = stfs_step_run(file->fd, file->fd, &plan->steps[i], file->sources, commit);
 	/* The trial has changed the length for a while: the steps begin with a file that is as it was. */

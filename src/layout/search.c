@@ -72,7 +72,8 @@ static int search_ends(struct search *s)
 {
 	const struct stfs_layout_view *view = s->view;
 	uint32_t tried = 0;
-	bool before = false, hole; /* before: the item before could have been the first as well */
+	/* before: the item before could have been the first as well; stayed: and without a shift */
+	bool before = false, stayed = false, stays, hole;
 	int r = 0;
 
 	for (uint32_t first = 0; r == 0 && first < view->kept_count; first++) {
@@ -81,15 +82,20 @@ static int search_ends(struct search *s)
 			break;
 		if (!stfs_item_can_stay(view, stfs_kept(view, first)) ||
 		    stfs_place_of_first(view, first) == UINT64_MAX) {
-			before = false;
+			before = stayed = false;
 			continue;
 		}
-		/* The run may begin at the front, behind a hole, or where the header first fits. */
-		if (hole || !before) {
+		/*
+		 * The run may begin at the front, behind a hole, or where the header first fits: by a shift
+		 * of the whole file, or, when data is written anyway, by moving small items out of its way.
+		 */
+		stays = view->added_count && stfs_place_of_first(view, first) == stfs_kept(view, first)->old;
+		if (hole || !before || (stays && !stayed)) {
 			r = search_from(s, first);
 			tried++;
 		}
 		before = true;
+		stayed = stays;
 	}
 	return r;
 }

@@ -344,6 +344,9 @@ static void recover(const char *where)
 			printf("# %zu %s\n", i, sim_name(i));
 	ck_assert_msg(r == 0, "%s: %s", where, err.message);
 	print = print_of_folder();
+	if (print != old_print && print != new_print)
+		for (size_t i = 0; i < sim_calls(); i++)
+			printf("# %zu %s\n", i, sim_name(i));
 	ck_assert_msg(print == old_print || print == new_print, "neither old nor new after %s", where);
 	ck_assert_msg(what != STFS_RECOVERED_OLD || print == old_print, "old was said, %s", where);
 	ck_assert_msg(what != STFS_RECOVERED_NEW || print == new_print, "new was said, %s", where);
@@ -640,13 +643,13 @@ START_TEST(large_tensors)
 }
 END_TEST
 
-/* A record that was durable is erased again; of the last bytes, which are cut off, the plan says nothing. */
+/* Small models, every recovery cut off at every call; half of them erase a record that was durable. */
 START_TEST(late_reader)
 {
 	sharded = false;
 	thorough = true;
 	state = stfs_check_seed() + 300;
-	for (int i = 0; i < 4; i++) {
+	for (int i = 0; i < 12; i++) {
 		struct stfs_err err = STFS_ERR_INIT;
 		struct stfs_edit *edit;
 
@@ -660,7 +663,7 @@ START_TEST(late_reader)
 		edit = open_model();
 		remove_numbered(edit, 2);
 		put_sized(edit, 2, 2000);
-		commit_and_crash(edit, LATE_READER, state);
+		commit_and_crash(edit, i % 2 ? LATE_READER : NO_READER, state);
 		sim_end();
 		remove_root();
 	}
