@@ -2,7 +2,9 @@
 """What is written about the programs against what they say themselves."""
 import pathlib
 import re
+import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -115,3 +117,67 @@ def test_completion(stfs, folder, words, wanted):
 def test_completion_of_the_daemon(stfs, folder):
     assert complete(stfs, "safetensorsfs", "m", cwd=folder) == ["m.safetensors"]
     assert complete(stfs, "safetensorsfs", "-o", "sidecars=h", cwd=folder) == ["sidecars=hidden"]
+
+
+README = (ROOT / "README.md").read_text()
+
+
+def readme_commands():
+    """(verb, long options) of every stfs command in the README's blocks and quoted words."""
+    blocks = re.findall(r"^    (?:\$ )?(stfs [a-z]+.*)$", README, re.M) + re.findall(r"`(stfs [a-z]+[^`]*)`", README)
+    for line in blocks:
+        command = re.split(r" [|#] ", line)[0]
+        yield command.split()[1], re.findall(r" (--[a-z-]+)", command)
+
+
+def test_commands_of_the_readme(stfs):
+    known, found = set(verbs(stfs)), list(readme_commands())
+    assert {"rm", "put", "cp", "rename", "metadata", "edit", "recover", "check"} <= {verb for verb, _ in found}
+    for verb, used in found:
+        assert verb in known | {"help"}, verb
+        missing = set(used) - (options(stfs("help", verb).stdout) if verb != "help" else set())
+        assert not missing, f"stfs {verb} has no {missing}"
+
+
+def test_links_of_the_documents():
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+            file, _, anchor = target.partition("#")
+            there = (page.parent / file) if file else page
+            assert there.exists(), f"{page.name}: {target}"
+            titles = re.findall(r"^#+ (.*)$", there.read_text(), re.M) if anchor else []
+            anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+            assert not anchor or anchor in anchors, f"{page.name}: {target}"
+
+
+def session(text, block):
+    """[(command, lines that it shows)] of the indented block of a document that begins with a line."""
+    found = []
+    for line in text[text.index(f"\n    {block}"):].split("\n\n")[0].strip("\n").split("\n"):
+        if line.startswith("    $ "):
+            found.append((line[6:], []))
+        else:
+            found[-1][1].append(line[4:])
+    return found
+
+
+def told(text):
+    """What it says, but for costs, and for the order of a dict of the official loader's."""
+    return [sorted(re.findall(r"[\w.-]+", line.partition(";")[0])) for line in text.splitlines()]
+
+
+def test_first_edit_of_the_readme(stfs, real_model, tmp_path):
+    """The session of the README, run again; on the real model it says the same."""
+    shutil.copyfile(real_model, tmp_path / "model.safetensors")
+    real = real_model.stat().st_size == 90868376
+    env = dict(stfs.env, PATH=f"{pathlib.Path(sys.executable).parent}:{stfs.env['PATH']}")
+    shown = session(README, "$ stfs rm --dry-run")
+    assert len(shown) == 6
+    for command, wanted in shown:
+        if not real:
+            command = command.replace("layer.5", "layer.3")
+        done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=tmp_path, env=env, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120, check=False)
+        assert done.returncode == 0 and done.stderr == "", (command, done)
+        if real and "--dry-run" not in command:  # a plan is the file system's affair
+            assert told(done.stdout) == told("\n".join(wanted)), command
