@@ -204,6 +204,14 @@ static const char advice_lost[] =
 	"  The official loader refuses it, and nothing in it can be trusted: get it anew\n"
 	"  from its source, or repair the program that wrote it.";
 
+static const char advice_interrupted[] =
+	"  A commit of an edit is under way, or was interrupted: `stfs recover` finishes it or\n"
+	"  takes it back, and the model is then whole.";
+static const char advice_no_journal[] =
+	"  An edit was interrupted in the middle, and its journal, the hidden file beside the\n"
+	"  model, is gone: put it back (a copy of the model left it behind?) and use `stfs\n"
+	"  recover`, or get the model anew from its source.";
+
 /* How many of its tensors can be had, and by what. */
 static void advise_tolerant(const struct stfs_check *check)
 {
@@ -225,8 +233,14 @@ static bool breaks(const struct stfs_check *check, enum stfs_rule rule)
 	return false;
 }
 
-static void advise(const struct stfs_check *check)
+static void advise(const struct stfs_model *model, const struct stfs_check *check)
 {
+	enum stfs_interrupted interrupted = stfs_model_interrupted(model);
+
+	if (interrupted != STFS_NOT_INTERRUPTED) {
+		puts(interrupted == STFS_INTERRUPTED ? advice_interrupted : advice_no_journal);
+		return;
+	}
 	switch (check->verdict) {
 	case STFS_VERDICT_CLEAN:
 		break;
@@ -278,7 +292,7 @@ static void tell(const char *path, const struct stfs_model *model, const struct 
 			    check->files[i].shard->findings.count)
 				tell_file(&check->files[i]);
 	}
-	advise(check);
+	advise(model, check);
 }
 
 /* ---- The verb ---- */

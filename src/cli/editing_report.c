@@ -237,10 +237,11 @@ static void put_file(const struct stfs_edit_file *file, struct stfs_buf *out)
 	stfs_buf_putc(out, '\n');
 }
 
-static void put_plan(struct stfs_editing *editing, const struct stfs_edit_result *result,
+/* Where there is no room for any plan there is none to tell of but what it needs. */
+static void put_plan(struct stfs_editing *editing, const struct stfs_edit_result *result, bool fits,
 		     struct stfs_buf *out)
 {
-	for (size_t i = 0; i < result->count; i++)
+	for (size_t i = 0; fits && i < result->count; i++)
 		put_file(&result->files[i], out);
 	if (editing->punched)
 		put_amount("  ", editing->deallocated, " of zeros would be deallocated\n", out);
@@ -276,7 +277,7 @@ int stfs_editing_tell_plan(struct stfs_editing *editing)
 		fwrite(text.data, 1, text.len, stdout);
 		tell_lines(&editing->tally);
 		stfs_buf_clear(&text);
-		put_plan(editing, &result, &text);
+		put_plan(editing, &result, r == 0, &text);
 		if (!stfs_buf_cstr(&text))
 			stfs_cli_out_of_memory();
 		fputs(text.data, stdout);

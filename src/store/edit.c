@@ -468,6 +468,24 @@ static void clean_leftovers(const char *path, unsigned flags, enum stfs_recovere
 	stfs_edit_close(edit);
 }
 
+/* A model that was cut off in the middle, without the journal that tells how to go on. */
+static int check_poison(const char *path, struct stfs_err *err)
+{
+	struct stfs_model *model = NULL;
+	enum stfs_interrupted interrupted;
+	int r = stfs_model_open(path, STFS_OPEN_JUDGE, &model, err);
+
+	if (r < 0)
+		return r;
+	interrupted = stfs_model_interrupted(model);
+	stfs_model_close(model);
+	if (interrupted != STFS_JOURNAL_MISSING)
+		return 0;
+	return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: an edit was interrupted in the middle, but its "
+			    "journal is not beside the model: was it moved or copied without that hidden file? "
+			    "Without it the model has to be had anew", path);
+}
+
 static int has_rescue(const struct stfs_edit *edit)
 {
 	STFS_AUTO_FREE char *name = stfs_beside_name(edit->name, STFS_BESIDE_RESCUE);
@@ -491,8 +509,10 @@ int stfs_recover(const char *path, unsigned flags, enum stfs_recovered *what, st
 	stfs_edit_close(edit);
 	if (kept > 0)
 		r = commit_rescued(path, flags, what, err);
-	else if (r == 0 && *what == STFS_RECOVERED_NOTHING)
+	else if (r == 0 && *what == STFS_RECOVERED_NOTHING) {
 		clean_leftovers(path, flags, what);
+		r = check_poison(path, err);
+	}
 	if (r < 0 && err && err->code != r)
 		stfs_err_errno(err, r, "%s", path);
 	return r < 0 ? r : 0;

@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "base/arith.h"
 #include "base/cleanup.h"
 #include "base/io.h"
 #include "base/natural.h"
@@ -498,4 +499,21 @@ bool stfs_model_has_metadata(const struct stfs_model *model)
 		if (model->shards[i].header && model->shards[i].header->metadata_len)
 			return true;
 	return false;
+}
+
+enum stfs_interrupted stfs_model_interrupted(const struct stfs_model *model)
+{
+	unsigned char word[STFS_LENGTH_WORD];
+	bool poisoned = false;
+
+	if (model->resolved.name && stfs_commit_interrupted(model->resolved.folder_fd, model->resolved.name) > 0)
+		return STFS_INTERRUPTED;
+	for (uint32_t i = 0; !poisoned && i < model->shard_count; i++) {
+		const struct stfs_shard *shard = &model->shards[i];
+
+		poisoned = !shard->header && shard->fd >= 0 &&
+			   stfs_io_pread_full(shard->fd, word, sizeof(word), 0) == sizeof(word) && word[7] == 0x80 &&
+			   stfs_load_le64(word) << 1 >> 1 <= STFS_HEADER_MAX;
+	}
+	return poisoned ? STFS_JOURNAL_MISSING : STFS_NOT_INTERRUPTED;
 }

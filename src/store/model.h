@@ -112,6 +112,15 @@ ssize_t stfs_model_pread(const struct stfs_model *model, const struct stfs_tenso
 int stfs_model_metadata(const struct stfs_model *model,
 			int (*each)(void *data, struct stfs_str key, struct stfs_str value), void *data);
 
+enum stfs_interrupted {
+	STFS_NOT_INTERRUPTED,
+	STFS_INTERRUPTED,    /* a journal stands beside the model: stfs_recover() */
+	STFS_JOURNAL_MISSING, /* a length word is poisoned, and there is none */
+};
+
+/* Whether a commit was interrupted, or is under way. Of a judged model, too. */
+enum stfs_interrupted stfs_model_interrupted(const struct stfs_model *model);
+
 /* Whether any file of the model has a __metadata__. */
 bool stfs_model_has_metadata(const struct stfs_model *model);
 
