@@ -18,14 +18,20 @@
  * A file that is replaced (edited as a clone, or put together anew) is finished beside the old one before
  * the record; when it is the only one, the rename is the commit, and there is no journal.
  *
- * Invariants (tests: crash/test_crash.c unless said):
+ * Invariants, and their tests: C1 to C3 in crash/test_crash.c (one_file, two_shards, large_tensors,
+ * late_reader), the others in unit/test_commit.c:
  *   C1  before the record is durable no byte of the old model changes, and its length is known.
- *   C2  after it, model and journal alone give the new model, whatever was written of the steps.
- *   C3  a loader that opens a file at any time gets the old model, the new one, or an error.
+ *   C2  after it the model, the new files beside it and the journal give the new model, whatever was
+ *       written of the steps.
+ *   C3  a loader that opens a file at any time gets the old one, the new one, or an error.
  *   C4  a step is only run again when what it reads is as it was: a mark stands before each step that
- *       destroys what an earlier step since the last mark has read, and around each block shift.
- *   C5  a journal is believed only when it could only have been written by who owns the model (journal.h).
- *   C6  no name in a journal reaches outside of the model's folder.
+ *       destroys what an earlier step since the last mark has read, and around each block shift
+ *       (marks_stand_where_steps_could_not_be_run_again, a_shift_always_needs_a_mark; and the crashes).
+ *   C5  a journal is believed only when it could only have been written by who owns the model (journal.h:
+ *       believes_no_journal_that_others_may_have_written, believes_no_journal_of_another_owner,
+ *       a_journal_reaches_no_file_of_another_owner).
+ *   C6  no name in a journal reaches outside of the model's folder (takes_no_name_that_leads_elsewhere,
+ *       a_file_that_has_become_a_link_is_left_alone).
  */
 #ifndef STFS_COMMIT_COMMIT_H
 #define STFS_COMMIT_COMMIT_H

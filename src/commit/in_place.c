@@ -41,18 +41,21 @@ static int describe(const struct stfs_commit_file *file, struct stfs_journal_fil
 	if (entry->kind == STFS_JOURNAL_RENAME)
 		return 0;
 	r = stfs_io_read_exactly(file->fd, word, sizeof(word), 0);
+	if (r < 0)
+		return r;
 	entry->old_word = stfs_load_le64(word);
 	len = file->problem.file.data_start - sizeof(word);
 	/* Nothing is committed over a file that is not the one that was planned for. */
-	if (r == 0 && (entry->old_word != len || entry->old_length != file->problem.file.length))
+	if (entry->old_word != len || entry->old_length != file->problem.file.length)
 		return -ESTALE;
 	text = malloc(len ? len : 1);
 	if (!text)
 		return -ENOMEM;
-	if (r == 0)
-		r = stfs_io_read_exactly(file->fd, text, len, sizeof(word));
+	r = stfs_io_read_exactly(file->fd, text, len, sizeof(word));
+	if (r < 0)
+		return r;
 	entry->old_hash = stfs_commit_hash(stfs_str_slice(text, len));
-	return r == 0 && entry->old_hash != file->header_hash ? -ESTALE : r;
+	return entry->old_hash != file->header_hash ? -ESTALE : 0;
 }
 
 static int begin(struct stfs_commit *commit, struct stfs_journal *journal)

@@ -25,11 +25,11 @@ int stfs_commit_try_shift(int fd, uint64_t length, uint64_t block);
 /* Whether another open file description has this one open, or would rather not say. */
 bool stfs_commit_has_readers(int fd);
 
-/* ---- beside.c's user: a file that takes another's place (replace.c) ---- */
+/* ---- replace.c: a file that takes another's place ---- */
 
 /*
  * Makes the new file under its temporary name, complete, durable and locked: file->temp and new_fd. 0;
- * STFS_COMMIT_REPLAN; -errno.
+ * STFS_COMMIT_REPLAN; -ESTALE when the old one changed meanwhile; another -errno.
  */
 int stfs_commit_build(struct stfs_commit *commit, struct stfs_commit_file *file);
 /* Takes it away again. 0 or -errno. */

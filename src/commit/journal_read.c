@@ -107,8 +107,9 @@ static bool has_record(const struct stfs_journal *journal, uint64_t file_len)
 	const uint64_t heads_end = stfs_min_u64(file_len, FILES_MAX * 512ull);
 	char magic[8];
 
-	for (uint64_t at = PAGE; at < heads_end; at += PAGE)
-		if (stfs_io_read_exactly(journal->fd, magic, sizeof(magic), at) == 0 &&
+	/* Where nothing can be read there may be one. */
+	for (uint64_t at = PAGE; at + sizeof(magic) <= heads_end; at += PAGE)
+		if (stfs_io_read_exactly(journal->fd, magic, sizeof(magic), at) < 0 ||
 		    memcmp(magic, "STFSREC1", sizeof(magic)) == 0)
 			return true;
 	return false;
@@ -122,8 +123,11 @@ static int read_head(struct stfs_journal *journal, uint64_t file_len)
 	const char *name;
 	int r = read_part(journal->fd, 0, file_len, "STFSJNL1", &part);
 
-	if (r <= 0)
-		return r < 0 ? r : -EBADMSG;
+	/* Some file systems answer EBADMSG themselves: that is not a head that was never finished. */
+	if (r < 0)
+		return r == -EBADMSG ? -EIO : r;
+	if (r == 0)
+		return -EBADMSG;
 	reader = behind_head(&part);
 	if (get64(&reader) != 1)
 		return -EPROTO;

@@ -22,6 +22,7 @@
 #include "commit/beside.h"
 #include "commit/internal.h"
 #include "commit/steps.h"
+#include "format/header.h"
 
 int stfs_commit_interrupted(int folder_fd, const char *model)
 {
@@ -98,7 +99,7 @@ static int has_header(int fd, uint64_t len, uint64_t file_len, uint64_t hash, bo
 	int r;
 
 	*has = false;
-	if (len > file_len - 8)
+	if (len > file_len - 8 || len > STFS_HEADER_MAX) /* no header that we read, whatever the journal says */
 		return 0;
 	text = malloc(len ? len : 1);
 	if (!text)
@@ -283,18 +284,31 @@ int stfs_commit_clean(int folder_fd, const char *name)
 	return temp ? stfs_beside_clean(folder_fd, temp) : -ENOMEM;
 }
 
+/* Whose the model is: the journal must be theirs (C5). */
+static int owner_of(int folder_fd, const char *model, uid_t *owner)
+{
+	struct stat st;
+
+	if (fstatat(folder_fd, model, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return -errno;
+	*owner = st.st_uid;
+	return 0;
+}
+
 /* Whether the journal `entry` names the file: 1, 0 or -ENOMEM. One that cannot be read names nothing. */
 static int names(int folder_fd, const char *entry, const char *name)
 {
 	STFS_AUTO_FREE char *model = strndup(entry + 1, strlen(entry) - 1 - strlen(STFS_BESIDE_JOURNAL));
 	struct stfs_journal journal;
+	uid_t owner = 0;
 	int found = 0, r;
 
 	if (!model)
 		return -ENOMEM;
-	if (strcmp(model, name) == 0)
+	/* What recovery would not believe must not keep anybody from a file either. */
+	if (strcmp(model, name) == 0 || owner_of(folder_fd, model, &owner) < 0)
 		return 0;
-	r = stfs_journal_open(&journal, folder_fd, model, geteuid(), NULL);
+	r = stfs_journal_open(&journal, folder_fd, model, owner, NULL);
 	/* Of one that is under way the files are locked, which is found out elsewhere. */
 	if (r < 0 && r != -EBADMSG)
 		return 0;
@@ -306,12 +320,14 @@ static int names(int folder_fd, const char *entry, const char *name)
 
 int stfs_commit_named(int folder_fd, const char *name, char **journal)
 {
-	int fd = openat(folder_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), r = 0;
+	STFS_AUTO_FD int fd = openat(folder_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
 	struct dirent *entry;
+	int r = 0;
 
 	if (!dir)
 		return -errno;
+	(void)stfs_steal_fd(&fd); /* the stream's now */
 	while (r == 0 && (entry = readdir(dir))) {
 		if (entry->d_name[0] != '.' || !stfs_str_ends_with(stfs_str_from(entry->d_name),
 								   ".index.json" STFS_BESIDE_JOURNAL))
@@ -339,17 +355,6 @@ static int settle(const struct stfs_journal *journal, const int *fds)
 			r = 0;
 	}
 	return r < 0 ? r : stfs_io_sync_folder(journal->folder_fd);
-}
-
-/* Whose the model is: the journal must be theirs (C5). */
-static int owner_of(int folder_fd, const char *model, uid_t *owner)
-{
-	struct stat st;
-
-	if (fstatat(folder_fd, model, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return -errno;
-	*owner = st.st_uid;
-	return 0;
 }
 
 int stfs_commit_recover(int folder_fd, const char *model, enum stfs_recovered *what, struct stfs_err *err)

@@ -60,10 +60,29 @@ static int fill_tensors(struct stfs_commit *commit, struct stfs_commit_file *fil
 	return (uint64_t)st.st_size == file->plan.length ? 0 : stfs_io_truncate(file->new_fd, file->plan.length);
 }
 
+/* E4: the file whose place is taken is still that of its name, and what it was when the building began. */
+static int check_old(const struct stfs_commit *commit, const struct stfs_commit_file *file,
+		     const struct stat *before)
+{
+	struct stat now;
+	int r = stfs_beside_is(commit->folder_fd, file->name, file->fd);
+
+	if (r <= 0)
+		return r == 0 ? -ESTALE : r;
+	if (fstat(file->fd, &now) < 0)
+		return -errno;
+	return now.st_mtim.tv_sec == before->st_mtim.tv_sec &&
+	       now.st_mtim.tv_nsec == before->st_mtim.tv_nsec &&
+	       now.st_size == before->st_size ? 0 : -ESTALE;
+}
+
 int stfs_commit_build(struct stfs_commit *commit, struct stfs_commit_file *file)
 {
+	struct stat before;
 	int r;
 
+	if (file->fd >= 0 && fstat(file->fd, &before) < 0)
+		return -errno;
 	free(file->temp);
 	file->temp = stfs_beside_name(file->name, STFS_BESIDE_NEW);
 	if (!file->temp)
@@ -79,6 +98,8 @@ int stfs_commit_build(struct stfs_commit *commit, struct stfs_commit_file *file)
 		r = stfs_beside_adopt(file->new_fd, file->fd);
 	if (r == 0)
 		r = stfs_io_sync(file->new_fd);
+	if (r == 0 && file->fd >= 0)
+		r = check_old(commit, file, &before);
 	if (r < 0)
 		(void)stfs_commit_unbuild(commit, file);
 	return r;
@@ -105,35 +126,15 @@ static int rename_new(const struct stfs_commit *commit, const struct stfs_commit
 	return stfs_io_unlink(commit->folder_fd, file->temp);
 }
 
-/* The file whose place is taken: still that of its name, and still what it was when the building began. */
-static int check_old(const struct stfs_commit *commit, const struct stfs_commit_file *file, const struct stat *before)
-{
-	struct stat now;
-	int r = stfs_beside_is(commit->folder_fd, file->name, file->fd);
-
-	if (r <= 0)
-		return r == 0 ? -ESTALE : r;
-	if (fstat(file->fd, &now) < 0)
-		return -errno;
-	return now.st_mtim.tv_sec == before->st_mtim.tv_sec && now.st_mtim.tv_nsec == before->st_mtim.tv_nsec &&
-		       now.st_size == before->st_size ? 0 : -ESTALE;
-}
-
 int stfs_commit_replace(struct stfs_commit *commit, struct stfs_commit_file *file, struct stfs_err *err)
 {
-	struct stat before;
-	int r;
+	int r = stfs_commit_build(commit, file);
 
-	if (file->fd >= 0 && fstat(file->fd, &before) < 0)
-		return -errno;
-	r = stfs_commit_build(commit, file);
 	if (r < 0)
 		return r;
-	if (file->fd >= 0)
-		r = check_old(commit, file, &before);
-	if (r == 0 && file->fd < 0 && !commit->overwrite)
+	if (file->fd < 0 && !commit->overwrite)
 		r = rename_new(commit, file);
-	else if (r == 0)
+	else
 		r = stfs_io_rename(commit->folder_fd, file->temp, file->name, 0);
 	if (r < 0) {
 		(void)stfs_commit_unbuild(commit, file);

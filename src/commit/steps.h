@@ -19,7 +19,7 @@ int stfs_copy_bytes(int from, uint64_t from_at, int to, uint64_t to_at, uint64_t
 int stfs_step_run(int fd, int old, const struct stfs_step *step, const struct stfs_source *sources,
 		  struct stfs_commit *progress);
 
-/* Whether any of the steps is a block shift. */
+/* How many of the steps are block shifts. */
 size_t stfs_steps_shifts(const struct stfs_step *steps, size_t count);
 
 /*

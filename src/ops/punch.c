@@ -78,18 +78,17 @@ static bool is_zero(const char *bytes, size_t len)
 
 static int end_run(struct puncher *puncher)
 {
-	uint64_t len = puncher->run_end - puncher->run_begin;
-	off_t begin = (off_t)puncher->run_begin;
+	uint64_t begin = puncher->run_begin, len = puncher->run_end - begin;
+	int r = 0;
 
 	puncher->run_begin = puncher->run_end = 0;
 	if (len == 0)
 		return 0;
-	if (!puncher->look_only &&
-	    fallocate(puncher->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, begin, (off_t)len) <
-		    0)
-		return -errno;
-	puncher->punched += len;
-	return 0;
+	if (!puncher->look_only)
+		r = stfs_io_fallocate(puncher->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, begin, len);
+	if (r == 0)
+		puncher->punched += len;
+	return r;
 }
 
 /* The whole blocks of [at, at + len), which `piece` holds. */

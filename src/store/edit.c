@@ -122,7 +122,7 @@ void stfs_edit_unload(struct stfs_edit *edit)
 	edit->shards = NULL;
 	edit->shard_count = 0;
 	edit->changed = 0;
-	edit->pending = edit->compact = false;
+	edit->pending = edit->compact = edit->metadata_changed = false;
 	if (edit->spool >= 0)
 		close(stfs_steal_fd(&edit->spool));
 	edit->spool_end = 0;
@@ -320,6 +320,25 @@ static int check_others(const struct stfs_edit *edit, struct stfs_err *err)
 			    "way, or was interrupted (%s): `stfs recover` its index first", edit->path, journal);
 }
 
+/*
+ * Looked at with the locks held, so that nobody who has died leaves one behind us: no journal tells of these
+ * files any more. That of a shard, changed on its own, is finished by its own name.
+ */
+static int check_journals(const struct stfs_edit *edit, struct stfs_err *err)
+{
+	const struct stfs_model *model = edit->model;
+
+	if (stfs_commit_interrupted(edit->folder_fd, edit->name) != 0)
+		return stfs_err_set(err, -EBUSY, STFS_NO_POSITION, "%s: another program has begun to change "
+				    "it; try again", edit->path);
+	for (uint32_t i = 0; stfs_model_is_sharded(model) && i < model->shard_count; i++)
+		if (stfs_commit_interrupted(edit->folder_fd, model->shards[i].name) != 0)
+			return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: a commit of %s on its own was "
+					    "interrupted: `stfs recover` that file first", edit->path,
+					    model->shards[i].name);
+	return check_others(edit, err);
+}
+
 /* What replacements that a crash interrupted left. The model is locked: nobody is making one now. */
 static int clean_up(const struct stfs_edit *edit, bool *found)
 {
@@ -349,10 +368,8 @@ static int open_edit(struct stfs_edit *edit, const char *path, bool *cleaned, st
 		r = stfs_model_open(edit->real, flags, &edit->model, err);
 	if (r == 0)
 		r = stfs_edit_guard(edit, err);
-	/* Another program may have died before we had the lock. */
-	if (r == 0 && flags & STFS_OPEN_WRITE && stfs_commit_interrupted(edit->folder_fd, edit->name) != 0)
-		r = stfs_err_set(err, -EBUSY, STFS_NO_POSITION, "%s: another program has begun to change it; try again",
-				 edit->path);
+	if (r == 0 && flags & STFS_OPEN_WRITE)
+		r = check_journals(edit, err);
 	if (r == 0 && flags & STFS_OPEN_WRITE)
 		r = clean_up(edit, cleaned);
 	return r < 0 ? r : stfs_edit_load(edit);

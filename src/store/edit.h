@@ -7,11 +7,16 @@
  *                      \--commit fails before its record--> staged (nothing has happened)
  *                      \--commit fails after it--> stuck (read-only; stfs_recover() finishes it)
  *
- * Invariants (tests: unit/test_edit.c, mount/test_edits.py):
- *   E1  names are unique among the tensors as staged; no edit that would break this is taken.
- *   E2  an edit that fails leaves everything as it was staged before it.
- *   E3  the files are locked from opening to closing, exclusively unless it is a dry run.
- *   E4  nothing is committed over a file that another program changed or replaced (ESTALE).
+ * Invariants, and their tests in unit/test_edit.c; mount/test_edits.py compares random edits with a model
+ * in memory:
+ *   E1  names are unique among the tensors as staged; no edit that would break this is taken
+ *       (names_may_be_swapped_and_reused, the_index_follows_the_shards).
+ *   E2  an edit that fails leaves everything as it was staged before it
+ *       (a_failing_edit_leaves_everything_as_it_was_staged).
+ *   E3  the files are locked from opening to closing, exclusively unless it is a dry run
+ *       (a_model_is_locked_while_it_is_edited, shards_and_index_are_locked_too).
+ *   E4  nothing is committed over a file that another program changed or replaced (ESTALE:
+ *       nothing_is_committed_over_another_file, nothing_is_committed_over_another_header).
  */
 #ifndef STFS_STORE_EDIT_H
 #define STFS_STORE_EDIT_H

@@ -61,6 +61,7 @@ struct stfs_edit {
 	uint64_t spool_end;
 	uint64_t changed; /* bytes of tensors that edits added, replaced or removed */
 	bool pending, compact, stuck;
+	bool metadata_changed; /* by an edit; then the pairs of every shard are loaded */
 };
 
 /* ---- edit.c ---- */
@@ -87,7 +88,7 @@ void stfs_edit_touch(struct stfs_edit *edit, uint32_t shard);
 
 /* ---- edit_metadata.c ---- */
 
-/* The pairs of a shard as staged: 0 or -ENOMEM. */
+/* Loads the pairs of a shard, as the header has them until an edit changes them: 0 or -ENOMEM. */
 int stfs_edit_load_metadata(struct stfs_edit *edit, uint32_t shard);
 void stfs_edit_free_pairs(struct stfs_edit_shard *shard);
 int stfs_edit_add_pair(struct stfs_edit_shard *shard, struct stfs_str key, struct stfs_str value);

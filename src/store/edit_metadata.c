@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/cleanup.h"
 #include "base/utf8.h"
 #include "store/edit_internal.h"
 
@@ -30,20 +31,27 @@ static char *copy(struct stfs_str text)
 	return made;
 }
 
+/* Room for one pair more. 0 or -ENOMEM. */
+static int make_room(struct stfs_edit_shard *shard)
+{
+	size_t cap = shard->pair_cap ? 2 * shard->pair_cap : 8;
+	struct stfs_pair *pairs;
+
+	if (shard->pair_count < shard->pair_cap)
+		return 0;
+	pairs = reallocarray(shard->pairs, cap, sizeof(*pairs));
+	if (!pairs)
+		return -ENOMEM;
+	shard->pairs = pairs;
+	shard->pair_cap = cap;
+	return 0;
+}
+
 int stfs_edit_add_pair(struct stfs_edit_shard *shard, struct stfs_str key, struct stfs_str value)
 {
 	struct stfs_pair pair = {copy(key), copy(value), key.len, value.len};
-	size_t cap = shard->pair_cap ? 2 * shard->pair_cap : 8;
-	struct stfs_pair *pairs = shard->pairs;
 
-	if (shard->pair_count == shard->pair_cap) {
-		pairs = reallocarray(pairs, cap, sizeof(*pairs));
-		if (pairs) {
-			shard->pairs = pairs;
-			shard->pair_cap = cap;
-		}
-	}
-	if (!pairs || !pair.key || !pair.value) {
+	if (!pair.key || !pair.value || make_room(shard) < 0) {
 		free(pair.key);
 		free(pair.value);
 		return -ENOMEM;
@@ -81,6 +89,13 @@ static int load_all(struct stfs_edit *edit)
 	return r;
 }
 
+/* An edit has changed the pairs of a shard; those of all are loaded. */
+static void touch(struct stfs_edit *edit, uint32_t number)
+{
+	edit->metadata_changed = true;
+	stfs_edit_touch(edit, number);
+}
+
 struct stfs_pair *stfs_edit_find_pair(struct stfs_edit_shard *shard, struct stfs_str key)
 {
 	for (size_t i = 0; i < shard->pair_count; i++)
@@ -89,35 +104,61 @@ struct stfs_pair *stfs_edit_find_pair(struct stfs_edit_shard *shard, struct stfs
 	return NULL;
 }
 
+/* What a shard needs for the pair: a key that it has needs a value alone, one that is so nothing. */
+static int prepare_pair(struct stfs_edit_shard *shard, struct stfs_str key, struct stfs_str value,
+			struct stfs_pair *fresh)
+{
+	const struct stfs_pair *pair = stfs_edit_find_pair(shard, key);
+
+	if (pair && stfs_str_equal(stfs_str_slice(pair->value, pair->value_len), value))
+		return 0;
+	*fresh = (struct stfs_pair){.value = copy(value), .value_len = value.len, .key_len = key.len};
+	if (!pair)
+		fresh->key = copy(key);
+	return !fresh->value || (!pair && (!fresh->key || make_room(shard) < 0)) ? -ENOMEM : 0;
+}
+
+/* Takes over what was prepared; cannot fail. */
+static void put_pair(struct stfs_edit *edit, uint32_t number, struct stfs_str key, struct stfs_pair *fresh)
+{
+	struct stfs_edit_shard *shard = &edit->shards[number];
+	struct stfs_pair *pair;
+
+	if (!fresh->value)
+		return;
+	if (fresh->key) {
+		shard->pairs[shard->pair_count++] = *fresh;
+	} else {
+		pair = stfs_edit_find_pair(shard, key);
+		free(pair->value);
+		pair->value = fresh->value;
+		pair->value_len = fresh->value_len;
+	}
+	*fresh = (struct stfs_pair){0};
+	touch(edit, number);
+}
+
 int stfs_edit_set(struct stfs_edit *edit, struct stfs_str key, struct stfs_str value, struct stfs_err *err)
 {
+	STFS_AUTO_FREE struct stfs_pair *fresh = NULL;
 	char quoted[STFS_QUOTED_MAX];
-	struct stfs_pair *pair;
-	char *fresh;
 	int r;
 
-	if (stfs_utf8_check(key.ptr, key.len) < key.len || stfs_utf8_check(value.ptr, value.len) < value.len)
-		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "metadata \"%s\": key or value is not UTF-8",
+	if (stfs_utf8_check(key.ptr, key.len) < key.len ||
+	    stfs_utf8_check(value.ptr, value.len) < value.len)
+		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION,
+				    "metadata \"%s\": key or value is not UTF-8",
 				    stfs_quote(key, quoted));
-	r = load_all(edit);
-	for (uint32_t i = 0; r == 0 && i < edit->shard_count; i++) {
-		struct stfs_edit_shard *shard = &edit->shards[i];
-
-		pair = stfs_edit_find_pair(shard, key);
-		if (pair && stfs_str_equal(stfs_str_slice(pair->value, pair->value_len), value))
-			continue;
-		if (pair) {
-			fresh = copy(value);
-			if (!fresh)
-				return stfs_err_errno(err, -ENOMEM, "%s", edit->path);
-			free(pair->value);
-			pair->value = fresh;
-			pair->value_len = value.len;
-		} else {
-			r = stfs_edit_add_pair(shard, key, value);
-		}
-		if (r == 0)
-			stfs_edit_touch(edit, i);
+	fresh = calloc(edit->shard_count, sizeof(*fresh));
+	r = fresh ? load_all(edit) : -ENOMEM;
+	/* E2: all shards or none. */
+	for (uint32_t i = 0; r == 0 && i < edit->shard_count; i++)
+		r = prepare_pair(&edit->shards[i], key, value, &fresh[i]);
+	for (uint32_t i = 0; r == 0 && i < edit->shard_count; i++)
+		put_pair(edit, i, key, &fresh[i]);
+	for (uint32_t i = 0; fresh && i < edit->shard_count; i++) {
+		free(fresh[i].key);
+		free(fresh[i].value);
 	}
 	return r < 0 ? stfs_err_errno(err, r, "%s", edit->path) : 0;
 }
@@ -138,7 +179,7 @@ int stfs_edit_unset(struct stfs_edit *edit, struct stfs_str key, struct stfs_err
 		free(pair->value);
 		shard->pair_count--;
 		memmove(pair, pair + 1, (size_t)(shard->pairs + shard->pair_count - pair) * sizeof(*pair));
-		stfs_edit_touch(edit, i);
+		touch(edit, i);
 		found = true;
 	}
 	if (r < 0)
@@ -155,7 +196,7 @@ int stfs_edit_unset_all(struct stfs_edit *edit, struct stfs_err *err)
 		if (!edit->shards[i].pair_count)
 			continue;
 		stfs_edit_free_pairs(&edit->shards[i]);
-		stfs_edit_touch(edit, i);
+		touch(edit, i);
 	}
 	return r < 0 ? stfs_err_errno(err, r, "%s", edit->path) : 0;
 }
@@ -174,7 +215,8 @@ int stfs_edit_metadata(const struct stfs_edit *edit,
 {
 	int r = 0;
 
-	if (edit->model && !edit->shards[0].metadata_loaded)
+	/* A plan or a commit that failed has loaded the pairs of some shards only. */
+	if (edit->model && !edit->metadata_changed)
 		return stfs_model_metadata(edit->model, each, data);
 	for (uint32_t i = 0; r == 0 && i < edit->shard_count; i++) {
 		const struct stfs_edit_shard *shard = &edit->shards[i];

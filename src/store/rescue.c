@@ -93,7 +93,7 @@ static int describe(const struct stfs_edit *edit, struct stfs_buf *text)
 {
 	int r = describe_old(edit, text);
 
-	if (r == 0 && edit->shards[0].metadata_loaded) {
+	if (r == 0 && edit->metadata_changed) {
 		stfs_buf_putc(&text[KEY_METADATA], '{');
 		r = stfs_edit_metadata(edit, add_pair, &text[KEY_METADATA]);
 		stfs_buf_putc(&text[KEY_METADATA], '}');
@@ -122,21 +122,54 @@ static void free_layout(struct layout *layout)
 	free(layout->dims);
 }
 
-/* New tensors with bytes elsewhere are copied behind the others. */
-static int gather(struct stfs_edit *edit, struct stfs_err *err)
+static int move_to_spool(struct stfs_edit *edit, struct stfs_slot *slot, struct stfs_err *err)
 {
 	struct stfs_source source;
 	uint64_t taken;
-	int r = 0;
+	int r = stfs_edit_spool_range(edit, slot->source, slot->len, &source, &taken, err);
+
+	if (r == 0)
+		slot->source = source;
+	return r;
+}
+
+static int by_source(const void *left, const void *right)
+{
+	const struct stfs_slot *a = *(struct stfs_slot *const *)left, *b = *(struct stfs_slot *const *)right;
+
+	if (a->source.offset != b->source.offset)
+		return a->source.offset < b->source.offset ? -1 : 1;
+	return a->len < b->len ? -1 : a->len > b->len;
+}
+
+/*
+ * New tensors with bytes elsewhere are copied behind the others; so are those that have bytes of the spool
+ * in common with another (a copy of one that was just put), which in a file two tensors cannot have.
+ */
+static int gather(struct stfs_edit *edit, struct stfs_err *err)
+{
+	STFS_AUTO_FREE struct stfs_slot **spooled = calloc(edit->count + 1, sizeof(*spooled));
+	uint64_t end = 0;
+	size_t count = 0;
+	int r = spooled ? 0 : -ENOMEM;
 
 	for (size_t i = 0; r == 0 && i < edit->count; i++) {
 		struct stfs_slot *slot = &edit->slots[i];
 
-		if (slot->removed || !slot->is_new || slot->source.fd == edit->spool)
+		if (slot->removed || !slot->is_new)
 			continue;
-		r = stfs_edit_spool_range(edit, slot->source, slot->len, &source, &taken, err);
-		if (r == 0)
-			slot->source = source;
+		if (slot->source.fd == edit->spool)
+			spooled[count++] = slot;
+		else
+			r = move_to_spool(edit, slot, err);
+	}
+	if (count)
+		qsort(spooled, count, sizeof(struct stfs_slot *), by_source);
+	for (size_t i = 0; r == 0 && i < count; i++) {
+		if (spooled[i]->source.offset < end)
+			r = move_to_spool(edit, spooled[i], err);
+		else
+			end = spooled[i]->source.offset + spooled[i]->len;
 	}
 	return r;
 }

@@ -24,7 +24,6 @@ int stfs_edit_open_spool(struct stfs_edit *edit)
 	if (edit->spool >= 0)
 		return 0;
 	edit->spool_end = STFS_SPOOL_HEADER;
-
 	edit->spool = stfs_io->openat(edit->folder_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 	if (edit->spool >= 0)
 		return 0;
@@ -53,7 +52,7 @@ static ssize_t fill(struct input *input, char *piece, size_t want)
 		if (input->at < 0)
 			got = read(input->fd, piece + done, want - done);
 		else
-			got = pread(input->fd, piece + done, want - done, input->at);
+			got = stfs_io->pread(input->fd, piece + done, want - done, input->at);
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got < 0)
@@ -113,7 +112,8 @@ static int spool(struct stfs_edit *edit, struct input input, uint64_t len, struc
 	*spooled = taken;
 	edit->spool_end = stfs_align_up(edit->spool_end + taken, 4096);
 	/* What was reserved beyond it is given back. */
-	return stfs_io_truncate(edit->spool, edit->spool_end);
+	r = stfs_io_truncate(edit->spool, edit->spool_end);
+	return r < 0 ? stfs_err_errno(err, r, "%s: spooling beside the model", edit->path) : 0;
 }
 
 int stfs_edit_spool(struct stfs_edit *edit, int fd, uint64_t len, struct stfs_source *source,

@@ -17,6 +17,7 @@
 #include "base/io.h"
 #include "base/siphash.h"
 #include "store/edit.h"
+#include "store/rescue.h"
 
 #define M "m.safetensors"
 #define INDEX "m.safetensors.index.json"
@@ -727,6 +728,83 @@ START_TEST(the_index_follows_the_shards)
 }
 END_TEST
 
+static void set_alone(const char *name, const char *key, const char *value)
+{
+	struct stfs_edit *edit = open_edit(name, 0);
+
+	ck_assert_int_eq(stfs_edit_set(edit, str(key), str(value), NULL), 0);
+	commit(edit, name);
+	stfs_edit_close(edit);
+}
+
+/* A plan reads the metadata of the shards that change: those of the others must not be forgotten for it. */
+START_TEST(a_plan_leaves_the_metadata_of_all_shards)
+{
+	struct stfs_edit_result result;
+	STFS_AUTO_BUF struct stfs_buf before = STFS_BUF_INIT;
+	STFS_AUTO_BUF struct stfs_buf now = STFS_BUF_INIT;
+	struct stfs_edit *edit;
+
+	make_sharded();
+	set_alone("m-1.safetensors", "one", "1");
+	set_alone("m-2.safetensors", "two", "2");
+	edit = open_edit(INDEX, 0);
+	put_at(edit, "x.1", 7, 1);
+	ck_assert_ptr_nonnull(strstr(say_edit(edit, &before), "{one=1}{two=2}"));
+	ck_assert_int_eq(stfs_edit_plan(edit, &result, NULL), 0);
+	stfs_edit_result_free(&result);
+	ck_assert_str_eq(say_edit(edit, &now), before.data);
+	commit(edit, INDEX);
+	stfs_edit_close(edit);
+}
+END_TEST
+
+START_TEST(a_journal_of_a_shard_alone_holds_the_model_back)
+{
+	make_sharded();
+	put_file(".m-2.safetensors.stfs-journal", "", 0);
+	refuse_open(INDEX, 0, -EUCLEAN, "m-2.safetensors on its own");
+	stfs_edit_close(open_edit("m-2.safetensors", 0));
+	ck_assert_uint_eq(litter(), 0);
+	stfs_edit_close(open_edit(INDEX, 0));
+}
+END_TEST
+
+/* Two of its tensors have the same bytes of the spool, which in the rescue file they cannot. */
+START_TEST(a_rescue_file_keeps_what_was_staged)
+{
+	const struct stfs_edit_pair rename = {str("c"), str("e")};
+	const uint64_t len = 5000, dims[] = {1250, 4};
+	STFS_AUTO_BUF struct stfs_buf staged = STFS_BUF_INIT;
+	STFS_AUTO_BUF struct stfs_buf now = STFS_BUF_INIT;
+	struct stfs_edit *edit;
+	struct stfs_source source;
+	enum stfs_recovered what;
+	uint64_t spooled;
+
+	make_model();
+	edit = open_edit(M, 0);
+	ck_assert_int_eq(lseek(pool, 11, SEEK_SET), 11);
+	ck_assert_int_eq(stfs_edit_spool(edit, pool, len, &source, &spooled, NULL), 0);
+	ck_assert_int_eq(stfs_edit_put(edit, str("p"), STFS_U8, &len, 1, source, NULL), 0);
+	put_at(edit, "q", 33, 9);
+	ck_assert_int_eq(stfs_edit_put(edit, str("r"), STFS_U8, &len, 1, source, NULL), 0);
+	ck_assert_int_eq(stfs_edit_remove(edit, str("b"), NULL), 0);
+	ck_assert_int_eq(stfs_edit_rename(edit, &rename, 1, false, NULL), 0);
+	ck_assert_int_eq(stfs_edit_retype(edit, str("a"), STFS_I8, dims, 2, NULL), 0);
+	ck_assert_int_eq(stfs_edit_set(edit, str("k"), str("v"), NULL), 0);
+	ck_assert(stfs_edit_needs_rescue(edit));
+	ck_assert_int_eq(stfs_edit_rescue(edit, NULL), 0);
+	say_edit(edit, &staged);
+	stfs_edit_close(edit);
+	ck_assert_uint_eq(litter(), 1);
+	ck_assert_int_eq(stfs_recover(at(M), 0, &what, NULL), 0);
+	ck_assert_int_eq(what, STFS_RECOVERED_RESCUED);
+	ck_assert_uint_eq(litter(), 0);
+	ck_assert_str_eq(say_model(M, &now), staged.data);
+}
+END_TEST
+
 START_TEST(a_shard_may_lose_its_last_tensor_and_a_model_not)
 {
 	STFS_AUTO_BUF struct stfs_buf before = STFS_BUF_INIT;
@@ -1358,6 +1436,8 @@ int main(void)
 		nothing_is_committed_over_another_file, nothing_is_committed_over_another_header,
 		the_header_keeps_order_unknown_keys_and_the_place_of_metadata, tensors_of_every_type_and_size,
 		names_of_any_bytes, metadata_is_set_and_removed, the_index_follows_the_shards,
+		a_plan_leaves_the_metadata_of_all_shards, a_journal_of_a_shard_alone_holds_the_model_back,
+		a_rescue_file_keeps_what_was_staged,
 		a_shard_may_lose_its_last_tensor_and_a_model_not, a_tolerant_commit_closes_holes,
 		the_guard_holds_back_what_is_shared, a_model_is_created, the_spool_takes_pipes_and_says_what_is_missing,
 		ten_thousand_small_tensors, a_dry_run_changes_nothing, a_commit_of_nothing_does_nothing,
