@@ -95,7 +95,7 @@ MUTANTS = [
            "src/layout/search.c", "	if (r == 0)\n		r = tidy_tail(&s);\n", "	(void)tidy_tail;\n",
            "small_odd_tensors_stay_last"),
     Mutant("runs begin at the first tensor only",
-           "src/layout/search.c", "if (hole || !before) {", "if (first == 0) {",
+           "src/layout/search.c", "if (hole || !before || (stays && !stayed)) {", "if (first == 0) {",
            "small_first_tensors_make_room_for_the_header"),
     Mutant("readers do not hold a plan back",
            "src/layout/plan.c", "r == 0 && !file->replace_only && (!view->block", "r == 0 && (!view->block",
