@@ -10,6 +10,7 @@
 
 #include "base/cleanup.h"
 #include "base/io.h"
+#include "base/log.h"
 #include "commit/beside.h"
 #include "store/edit_internal.h"
 #include "store/rescue.h"
@@ -305,7 +306,12 @@ static int finish_interrupted(struct stfs_edit *edit, struct stfs_err *err)
 	if (r > 0 && edit->flags & STFS_EDIT_DRY_RUN)
 		return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: a commit is under way, or was "
 				    "interrupted: `stfs recover` finishes it", edit->path);
-	return r < 0 ? r : stfs_commit_recover(edit->folder_fd, edit->name, &what, err);
+	if (r > 0)
+		r = stfs_commit_recover(edit->folder_fd, edit->name, &what, err);
+	if (r == 0 && what != STFS_RECOVERED_NOTHING)
+		stfs_log(STFS_LOG_WARNING, "%s: a commit that was interrupted was %s first", edit->path,
+			 what == STFS_RECOVERED_NEW ? "finished" : "taken back");
+	return r;
 }
 
 /* A shard on its own, while the commit of its model waits to be finished: that would no longer be possible. */

@@ -86,6 +86,12 @@ int stfs_edit_resolve(struct stfs_edit *edit, const char *path, struct stfs_err 
 	return r < 0 && err && err->code != r ? stfs_err_errno(err, r, "%s", path) : r;
 }
 
+/* What a message about one file calls it: the model is named already. */
+static const char *subject(const struct stfs_edit *edit, const struct stfs_shard *shard)
+{
+	return stfs_model_is_sharded(edit->model) ? shard->name : "the file";
+}
+
 static int guard_shard(const struct stfs_edit *edit, const struct stfs_shard *shard, struct stfs_err *err)
 {
 	struct stat st;
@@ -95,12 +101,12 @@ static int guard_shard(const struct stfs_edit *edit, const struct stfs_shard *sh
 	if (edit->flags & STFS_EDIT_FORCE)
 		return 0;
 	if (st.st_nlink > 1)
-		return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: %s has %lu other names (hard links), which "
-				    "would change with it" HINT, edit->path, shard->name,
-				    (unsigned long)st.st_nlink - 1);
+		return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: %s has other names (%lu hard link%s), which "
+				    "would change with it" HINT, edit->path, subject(edit, shard),
+				    (unsigned long)st.st_nlink - 1, st.st_nlink == 2 ? "" : "s");
 	if (!(st.st_mode & S_IWUSR))
 		return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: %s is read-only for its owner; chmod u+w "
-				    "it, or use --force", edit->path, shard->name);
+				    "it, or use --force", edit->path, subject(edit, shard));
 	return 0;
 }
 
@@ -116,7 +122,7 @@ int stfs_edit_guard(const struct stfs_edit *edit, struct stfs_err *err)
 		if (shard->findings.counts[STFS_RULE_TRUNCATED])
 			return stfs_err_set(err, -EBADMSG, STFS_NO_POSITION, "%s: %s is truncated: fetch it "
 					    "again, or copy its complete tensors out with `stfs cp`",
-					    edit->path, shard->name);
+					    edit->path, subject(edit, shard));
 		r = guard_shard(edit, shard, err);
 		if (r < 0)
 			return r;
