@@ -25,7 +25,8 @@
 static bool may_shift(int fd, uint64_t length, uint64_t block)
 {
 	struct statfs fs;
-	int r = stfs_io_fallocate(fd, FALLOC_FL_COLLAPSE_RANGE, stfs_align_up(length, block) + block, block);
+	int r = stfs_io_fallocate(fd, FALLOC_FL_COLLAPSE_RANGE,
+				  stfs_align_up(length, block) + block, block);
 
 	if (r != -EBADF)
 		return r == -EINVAL;
@@ -36,10 +37,11 @@ static bool may_shift(int fd, uint64_t length, uint64_t block)
  * Whether a file without a name beside it can be given its owner (else nothing may take its place), and
  * share its first block.
  */
-static void try_beside(const struct stfs_commit *commit, const struct stfs_commit_file *file, uint64_t block,
-		       bool *can_replace, bool *can_clone)
+static void try_beside(const struct stfs_commit *commit, const struct stfs_commit_file *file,
+		       uint64_t block, bool *can_replace, bool *can_clone)
 {
-	STFS_AUTO_FD int fd = stfs_io->openat(commit->folder_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	STFS_AUTO_FD int fd = stfs_io->openat(commit->folder_fd, ".",
+					      O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 
 	/* Without such files a named one will do: that is seen when it is needed. */
 	*can_replace = true;
@@ -85,8 +87,9 @@ int stfs_commit_try_shift(int fd, uint64_t length, uint64_t block)
 }
 
 /*
- * A write lease is refused while anybody else has the file open, or mapped (fcntl(2)). It is given up at
- * once; who opens the file in between has SIGIO sent to this thread alone, where it is blocked.
+ * A write lease is refused while anybody else has the file open, or mapped (fcntl(2)). It is given
+ * up at once; who opens the file in between has SIGIO sent to this thread alone, where it is
+ * blocked.
  */
 bool stfs_commit_has_readers(int fd)
 {

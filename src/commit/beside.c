@@ -16,7 +16,7 @@
 
 char *stfs_beside_name(const char *name, const char *suffix)
 {
-	static const struct stfs_sipkey key = {0}; /* the same for ever: it tells names apart, no more */
+	static const struct stfs_sipkey key = {0}; /* for ever the same: it tells names apart */
 	struct stfs_str whole = stfs_str_from(name);
 	char *made = NULL;
 	int r;
@@ -24,8 +24,8 @@ char *stfs_beside_name(const char *name, const char *suffix)
 	if (1 + whole.len + strlen(suffix) <= NAME_MAX)
 		r = asprintf(&made, ".%s%s", name, suffix);
 	else
-		r = asprintf(&made, ".%.*s~%016" PRIx64 "%s", (int)(NAME_MAX - 18 - strlen(suffix)), name,
-			     stfs_siphash(&key, whole), suffix);
+		r = asprintf(&made, ".%.*s~%016" PRIx64 "%s", (int)(NAME_MAX - 18 - strlen(suffix)),
+			     name, stfs_siphash(&key, whole), suffix);
 	return r < 0 ? NULL : made;
 }
 

@@ -15,12 +15,15 @@ char *stfs_beside_name(const char *name, const char *suffix);
 
 /*
  * Makes a new file for reading and writing, with the permissions `mode` less the creation mask, locked
- * exclusively. What an earlier commit left under that name goes. The descriptor; -EBUSY when another program
- * is using the name; another -errno.
+ * exclusively. What an earlier commit left under that name goes. The descriptor; -EBUSY when
+ * another program is using the name; another -errno.
  */
 int stfs_beside_create(int folder_fd, const char *name, mode_t mode);
 
-/* Removes a leftover of that name that nobody is using: 1 when there was one, 0, -EBUSY or another -errno. */
+/*
+ * Removes a leftover of that name that nobody is using: 1 when there was one, 0, -EBUSY or another
+ * -errno.
+ */
 int stfs_beside_clean(int folder_fd, const char *name);
 
 /* Locks an open file exclusively and sees that the name is still its own: 0, -EBUSY, another -errno. */

@@ -12,7 +12,10 @@
 #include "commit/beside.h"
 #include "commit/internal.h"
 
-/* Plans that may turn out not to work before there is nothing left to give up: shifts, clones, readers. */
+/*
+ * Plans that may turn out not to work before there is nothing left to give up: shifts, clones,
+ * readers.
+ */
 #define ATTEMPTS_MOST 8
 
 void stfs_commit_init(struct stfs_commit *commit)
@@ -51,7 +54,8 @@ static int plan_content(const struct stfs_commit *commit, struct stfs_commit_fil
 	return 0;
 }
 
-static int plan_file(const struct stfs_commit *commit, struct stfs_commit_file *file, struct stfs_err *err)
+static int plan_file(const struct stfs_commit *commit, struct stfs_commit_file *file,
+		     struct stfs_err *err)
 {
 	int r;
 
@@ -96,9 +100,9 @@ static int plan_all(struct stfs_commit *commit, struct stfs_err *err)
 	}
 	if (need <= commit->room)
 		return 0;
-	return stfs_err_set(err, -ENOSPC, STFS_NO_POSITION,
-			    "%s: the change needs %" PRIu64 " bytes of disk for a while, %" PRIu64 " are free",
-			    commit->model, need, commit->room);
+	return stfs_err_set(err, -ENOSPC, STFS_NO_POSITION, "%s: the change needs %" PRIu64
+			    " bytes of disk for a while, %" PRIu64 " are free", commit->model, need,
+			    commit->room);
 }
 
 int stfs_commit_plan(struct stfs_commit *commit, struct stfs_err *err)
@@ -117,9 +121,9 @@ static int check_names(const struct stfs_commit *commit, struct stfs_err *err)
 		int r = file->fd < 0 ? 1 : stfs_beside_is(commit->folder_fd, file->name, file->fd);
 
 		if (r == 0 || r == -ESTALE)
-			return stfs_err_set(err, -ESTALE, STFS_NO_POSITION,
-					    "%s: another program has put another file in its place since it "
-					    "was opened; nothing was changed", file->name);
+			return stfs_err_set(err, -ESTALE, STFS_NO_POSITION, "%s: another program "
+					    "has put another file in its place since it was "
+					    "opened; nothing was changed", file->name);
 		if (r < 0)
 			return stfs_err_errno(err, r, "%s", file->name);
 	}
@@ -142,14 +146,15 @@ static int explain(const struct stfs_commit *commit, int r, struct stfs_err *err
 	if (!err || err->code == r)
 		return r;
 	if (r == -ESTALE)
-		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: another program has changed it since it was "
-				    "opened; nothing was changed", commit->model);
+		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: another program has changed it "
+				    "since it was opened; nothing was changed", commit->model);
 	if (commit->recorded)
-		return stfs_err_errno(err, r, "%s: the commit stopped half-way; `stfs recover` finishes it",
-				      commit->model);
+		return stfs_err_errno(err, r, "%s: the commit stopped half-way; `stfs recover` "
+				      "finishes it", commit->model);
 	if (r == -EACCES || r == -EPERM || r == -EROFS)
-		return stfs_err_errno(err, r, "%s: nothing was changed: the folder must be writable for the "
-				      "journal or a new file beside the model", commit->model);
+		return stfs_err_errno(err, r, "%s: nothing was changed: the folder must be "
+				      "writable for the journal or a new file beside the model",
+				      commit->model);
 	return stfs_err_errno(err, r, "%s: nothing was changed", commit->model);
 }
 

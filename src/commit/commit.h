@@ -15,8 +15,8 @@
  *     length words                 fsync                 the new model
  *     journal removed              fsync folder
  *
- * A file that is replaced (edited as a clone, or put together anew) is finished beside the old one before
- * the record; when it is the only one, the rename is the commit, and there is no journal.
+ * A file that is replaced (edited as a clone, or put together anew) is finished beside the old one
+ * before the record; when it is the only one, the rename is the commit, and there is no journal.
  *
  * Invariants, and their tests: C1 to C3 in crash/test_crash.c (one_file, two_shards, large_tensors,
  * late_reader), the others in unit/test_commit.c:
@@ -27,7 +27,7 @@
  *   C4  a step is only run again when what it reads is as it was: a mark stands before each step that
  *       destroys what an earlier step since the last mark has read, and around each block shift
  *       (marks_stand_where_steps_could_not_be_run_again, a_shift_always_needs_a_mark; and the crashes).
- *   C5  a journal is believed only when it could only have been written by who owns the model (journal.h:
+ *   C5  a journal is believed only when nobody but who owns the model can have written it (journal.h:
  *       believes_no_journal_that_others_may_have_written, believes_no_journal_of_another_owner,
  *       a_journal_reaches_no_file_of_another_owner).
  *   C6  no name in a journal reaches outside of the model's folder (takes_no_name_that_leads_elsewhere,
@@ -61,10 +61,14 @@ struct stfs_commit_file {
 	const struct stfs_buf *content; /* borrowed, or NULL */
 	/* or its tensors. Of problem.file only length and data_start are the caller's. */
 	struct stfs_layout_problem problem;
-	uint64_t header_hash; /* stfs_commit_hash() of the header's text that was read; not of a new one */
+	uint64_t header_hash; /* stfs_commit_hash() of the text that was read; not of a new one */
 	const struct stfs_source *sources; /* borrowed: where the bytes of each new item are */
-	/* Appends length word and text, of exactly plan->text_len bytes, for these places. 0 or -errno. */
-	int (*header)(void *data, const struct stfs_plan *plan, struct stfs_buf *out, struct stfs_err *err);
+	/*
+	 * Appends length word and text, of exactly plan->text_len bytes, for these places. 0 or
+	 * -errno.
+	 */
+	int (*header)(void *data, const struct stfs_plan *plan, struct stfs_buf *out,
+		      struct stfs_err *err);
 	void *data;
 
 	bool no_shift, no_clone; /* what turned out not to work on this file; kept for the next plan */
@@ -72,7 +76,7 @@ struct stfs_commit_file {
 	/* What came of it: */
 	struct stfs_plan plan; /* owned */
 	struct stfs_buf text;  /* owned: what `header` gave */
-	int new_fd;            /* owned: the file that took its place, locked; -1 when it is the same one */
+	int new_fd;            /* owned: the file that took its place, locked; -1: the same one */
 	char *temp;            /* owned: its name until then */
 };
 
@@ -125,22 +129,23 @@ enum stfs_recovered {
 int stfs_commit_interrupted(int folder_fd, const char *model);
 
 /*
- * Whether the journal of another model, that of a sharded one, tells of the file `name`, and its name if so (a
- * malloc'ed string): 1, 0 or -errno.
+ * Whether the journal of another model, that of a sharded one, tells of the file `name`, and its
+ * name if so (a malloc'ed string): 1, 0 or -errno.
  */
 int stfs_commit_named(int folder_fd, const char *name, char **journal);
 
 /*
- * Removes what a replacement that was interrupted left beside the file `name`: 1, 0 when there was nothing,
- * -EBUSY when it is in use, another -errno.
+ * Removes what a replacement that was interrupted left beside the file `name`: 1, 0 when there was
+ * nothing, -EBUSY when it is in use, another -errno.
  */
 int stfs_commit_clean(int folder_fd, const char *name);
 
 /*
  * Finishes or takes back what the journal of `model` tells of. 0; -EBUSY when another program holds a
- * file's lock; -EUCLEAN when journal and files do not belong together (nothing was touched); -EPERM when
- * the journal is not to be believed; another -errno.
+ * file's lock; -EUCLEAN when journal and files do not belong together (nothing was touched); -EPERM
+ * when the journal is not to be believed; another -errno.
  */
-int stfs_commit_recover(int folder_fd, const char *model, enum stfs_recovered *what, struct stfs_err *err);
+int stfs_commit_recover(int folder_fd, const char *model, enum stfs_recovered *what,
+			struct stfs_err *err);
 
 #endif

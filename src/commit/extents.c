@@ -52,8 +52,8 @@ int stfs_extents_read(int fd, uint64_t from, uint64_t end, struct stfs_extents *
 
 	*extents = (struct stfs_extents){0};
 	while (r == 0 && at < end) {
-		*map = (struct fiemap){.fm_start = at, .fm_length = end - at, .fm_flags = FIEMAP_FLAG_SYNC,
-				       .fm_extent_count = PIECE};
+		*map = (struct fiemap){.fm_start = at, .fm_length = end - at,
+				       .fm_flags = FIEMAP_FLAG_SYNC, .fm_extent_count = PIECE};
 		if (stfs_io->fiemap(fd, map) < 0)
 			r = errno == ENOTTY || errno == EBADR ? -EOPNOTSUPP : -errno;
 		if (r < 0 || map->fm_mapped_extents == 0)
@@ -155,7 +155,8 @@ static int judge_map(const struct stfs_step *step, const struct stfs_shift_map *
 	}
 	if (size_now != (insert ? size + step->len : size))
 		return -EUCLEAN;
-	r = find_border(&before->extents, from, size, now, insert ? 0 : -by, insert ? by : 0, &x, &begin);
+	r = find_border(&before->extents, from, size, now, insert ? 0 : -by, insert ? by : 0, &x,
+			&begin);
 	if (r < 0)
 		return r;
 	*hole = insert ? x : x - step->len;

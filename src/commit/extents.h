@@ -8,8 +8,8 @@
  * though; so the map from before (FIEMAP), compared with the map of now, tells how far it came, and
  * the rest is one more shift of the hole that travels through the file:
  *
- *     collapse, half done:   | kept | moved down | hole | not yet moved |     -> collapse the hole
- *     insert, half done:     | kept | not yet moved | hole | moved up |       -> collapse it, insert anew
+ *     collapse, half done:   | kept | moved down | hole | not yet moved |  -> collapse the hole
+ *     insert, half done:     | kept | not yet moved | hole | moved up |    -> collapse, insert anew
  *
  * Collapses go from the front to the back, inserts from the back to the front, and the length is set
  * last by the one and first by the other (ext4: fs/ext4/extents.c, ext4_collapse_range and
@@ -71,9 +71,9 @@ enum stfs_shift_state {
 };
 
 /*
- * How far `step` (COLLAPSE or INSERT) has come on `fd`, which was as `before` says. 0 with *state set, and
- * *hole, the byte at which the travelling hole of step->len bytes stands, when it is half done; -EUCLEAN
- * when the file cannot come of that shift: its map or a sample is another.
+ * How far `step` (COLLAPSE or INSERT) has come on `fd`, which was as `before` says. 0 with *state
+ * set, and *hole, the byte at which the travelling hole of step->len bytes stands, when it is half
+ * done; -EUCLEAN when the file cannot come of that shift: its map or a sample is another.
  */
 int stfs_shift_judge(int fd, const struct stfs_step *step, const struct stfs_shift_map *before,
 		     enum stfs_shift_state *state, uint64_t *hole);

@@ -109,7 +109,10 @@ static int write_ahead(struct stfs_commit *commit, struct stfs_commit_file *file
 		r = stfs_io_reserve(file->fd, f->length, stfs_max_u64(end - f->length, slide_room(plan)));
 	for (size_t i = 0; r == 0 && i < plan->before; i++)
 		r = stfs_step_run(file->fd, file->fd, &plan->steps[i], file->sources, commit);
-	/* The trial has changed the length for a while: the steps begin with a file that is as it was. */
+	/*
+	 * The trial has changed the length for a while: the steps begin with a file that is as it
+	 * was.
+	 */
 	if (r == 0 && (plan->before || shifts))
 		r = stfs_io_sync(file->fd);
 	return r;
@@ -172,7 +175,8 @@ static int describe_new(const struct stfs_commit_file *file, struct stfs_journal
 		return -ENOMEM;
 	entry->step_count = count;
 	if (count)
-		memcpy(entry->steps, file->plan.steps + file->plan.before, count * sizeof(*entry->steps));
+		memcpy(entry->steps, file->plan.steps + file->plan.before,
+		       count * sizeof(*entry->steps));
 	return stfs_buf_add_str(&entry->header, stfs_buf_str(&file->text));
 }
 
@@ -215,7 +219,10 @@ static int take_back(struct stfs_commit *commit, struct stfs_journal *journal)
 
 	if (journal->fd < 0)
 		return 0;
-	/* First the record, else a crash from here on would have recovery miss what is cut off and removed. */
+	/*
+	 * First the record, else a crash from here on would have recovery miss what is cut off and
+	 * removed.
+	 */
 	if (journal->record_tried) {
 		r = stfs_io_write(journal->fd, nothing, sizeof(nothing), journal->record_at);
 		if (r == 0)
@@ -252,8 +259,9 @@ static int poison_all(struct stfs_commit *commit, const struct stfs_journal *jou
 }
 
 /*
- * Whether somebody has opened a file since it was planned to move bytes in it. With readers that were known
- * then, the plan moves none, or nothing can take the file's place and no other plan would be better.
+ * Whether somebody has opened a file since it was planned to move bytes in it. With readers that
+ * were known then, the plan moves none, or nothing can take the file's place and no other plan
+ * would be better.
  */
 static bool new_readers(struct stfs_commit *commit)
 {
@@ -270,7 +278,8 @@ static bool new_readers(struct stfs_commit *commit)
 }
 
 /* Steps and header of one file; it is still refused by every loader afterwards. */
-static int finish_file(struct stfs_journal *journal, size_t number, int fd, struct stfs_commit *progress)
+static int finish_file(struct stfs_journal *journal, size_t number, int fd,
+		       struct stfs_commit *progress)
 {
 	struct stfs_journal_file *file = &journal->files[number];
 	uint64_t word = stfs_load_le64(file->header.data);
@@ -290,9 +299,11 @@ static int finish_file(struct stfs_journal *journal, size_t number, int fd, stru
 	return r < 0 ? r : stfs_io_sync(fd);
 }
 
-int stfs_commit_is_new(const struct stfs_journal *journal, const char *name, const struct stfs_journal_file *file)
+int stfs_commit_is_new(const struct stfs_journal *journal, const char *name,
+		       const struct stfs_journal_file *file)
 {
-	STFS_AUTO_FD int fd = stfs_io->openat(journal->folder_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0);
+	STFS_AUTO_FD int fd = stfs_io->openat(journal->folder_fd, name,
+					      O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0);
 	uint64_t hash = 0;
 	struct stat st;
 	int r;
@@ -378,8 +389,8 @@ int stfs_commit_journaled(struct stfs_commit *commit, struct stfs_err *err)
 		back = take_back(commit, &journal);
 		if (back < 0) {
 			commit->recorded = true; /* so far as anybody can tell */
-			r = stfs_err_errno(err, back, "%s: a commit that failed could not be taken back",
-					   commit->model);
+			r = stfs_err_errno(err, back, "%s: a commit that failed could not be taken "
+					   "back", commit->model);
 		}
 	}
 	stfs_journal_close(&journal);

@@ -11,7 +11,8 @@
 
 static inline bool stfs_commit_in_place(const struct stfs_commit_file *file)
 {
-	return !file->content && (file->plan.kind == STFS_PLAN_HEADER || file->plan.kind == STFS_PLAN_IN_PLACE);
+	return !file->content && (file->plan.kind == STFS_PLAN_HEADER ||
+				  file->plan.kind == STFS_PLAN_IN_PLACE);
 }
 
 /* ---- abilities.c: what can be done with a file, found out on the file itself ---- */
@@ -35,20 +36,26 @@ int stfs_commit_build(struct stfs_commit *commit, struct stfs_commit_file *file)
 /* Takes it away again. 0 or -errno. */
 int stfs_commit_unbuild(struct stfs_commit *commit, struct stfs_commit_file *file);
 /* The only file of the commit: its rename is the commit. 0 or -errno. */
-int stfs_commit_replace(struct stfs_commit *commit, struct stfs_commit_file *file, struct stfs_err *err);
+int stfs_commit_replace(struct stfs_commit *commit, struct stfs_commit_file *file,
+			struct stfs_err *err);
 
 /* ---- in_place.c: through the journal ---- */
 
 int stfs_commit_journaled(struct stfs_commit *commit, struct stfs_err *err);
 
 /*
- * What is to be done once the record stands and the length words are poisoned; after a crash again. fds:
- * of the journal's files that are changed in place, -1 for those that are finished. Removes the journal.
+ * What is to be done once the record stands and the length words are poisoned; after a crash again.
+ * fds: of the journal's files that are changed in place, -1 for those that are finished. Removes
+ * the journal.
  */
 int stfs_commit_finish(struct stfs_journal *journal, const int *fds, struct stfs_commit *progress);
 
-/* Whether the file of that name is the new one of a RENAME entry: 0, -ENOENT, -EUCLEAN, another -errno. */
-int stfs_commit_is_new(const struct stfs_journal *journal, const char *name, const struct stfs_journal_file *file);
+/*
+ * Whether the file of that name is the new one of a RENAME entry: 0, -ENOENT, -EUCLEAN, another
+ * -errno.
+ */
+int stfs_commit_is_new(const struct stfs_journal *journal, const char *name,
+		       const struct stfs_journal_file *file);
 
 /* Writes the length word, with bit 63 or without. Not durable yet. */
 int stfs_commit_poison(int fd, uint64_t word);

@@ -82,7 +82,8 @@ static int give_to_owner(const struct stfs_journal *journal, const char *model)
 {
 	struct stat want;
 
-	if (geteuid() != 0 || fstatat(journal->folder_fd, model, &want, AT_SYMLINK_NOFOLLOW) < 0 || want.st_uid == 0)
+	if (geteuid() != 0 || fstatat(journal->folder_fd, model, &want, AT_SYMLINK_NOFOLLOW) < 0 ||
+	    want.st_uid == 0)
 		return 0;
 	return fchown(journal->fd, want.st_uid, want.st_gid) < 0 ? -errno : 0;
 }

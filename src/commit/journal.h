@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The journal: what a commit is about to do, so that it can be taken back or finished. One file beside
- * the model for all of its files. Numbers are little-endian; docs/journal.md has the table of every byte.
+ * the model for all of its files. Numbers are little-endian; docs/journal.md has the table of every
+ * byte.
  *
  *   head     magic, version, the files: name, old length, old length word, hash of the old header
  *   record   at the next multiple of 4096: for each file what it shall be, and the steps
@@ -65,8 +66,9 @@ struct stfs_journal {
 void stfs_journal_close(struct stfs_journal *journal);
 
 /*
- * Makes the journal of `model`, with a head of journal->files (filled by the caller), durable. It belongs to
- * the model's owner where we may give it away, and is locked until it is closed. -EBUSY when there is one.
+ * Makes the journal of `model`, with a head of journal->files (filled by the caller), durable. It
+ * belongs to the model's owner where we may give it away, and is locked until it is closed. -EBUSY
+ * when there is one.
  */
 int stfs_journal_begin(struct stfs_journal *journal, int folder_fd, const char *model);
 
@@ -91,9 +93,9 @@ int stfs_journal_mark(struct stfs_journal *journal, size_t file, size_t next,
 int stfs_journal_end(struct stfs_journal *journal);
 
 /*
- * Opens, locks and reads the journal of `model`. `owner` is the model's. 0; -ENOENT; -EBUSY when its commit is
- * under way; -EPERM when it is not to be
- * believed; -EBADMSG when not even its head is whole (nothing has happened then); another -errno.
+ * Opens, locks and reads the journal of `model`. `owner` is the model's. 0; -ENOENT; -EBUSY when
+ * its commit is under way; -EPERM when it is not to be believed; -EBADMSG when not even its head is
+ * whole (nothing has happened then); another -errno.
  */
 int stfs_journal_open(struct stfs_journal *journal, int folder_fd, const char *model, uid_t owner,
 		      struct stfs_err *err);

@@ -53,8 +53,8 @@ static const char *get_bytes(struct reader *reader, uint64_t len)
 }
 
 /*
- * Reads the part at `at`: its bytes go to `out`, behind magic, length and checksum. 1 when it is whole, 0
- * when there is none or it was not finished, -errno.
+ * Reads the part at `at`: its bytes go to `out`, behind magic, length and checksum. 1 when it is
+ * whole, 0 when there is none or it was not finished, -errno.
  */
 static int read_part(int fd, uint64_t at, uint64_t file_len, const char *magic, struct stfs_buf *out)
 {
@@ -92,15 +92,16 @@ static bool good_name(const char *name, uint64_t len)
 {
 	struct stfs_str text = {name, len};
 
-	return name && len > 0 && len <= NAME_MAX && !memchr(name, '/', len) && !memchr(name, 0, len) &&
-	       !stfs_str_is(text, ".") && !stfs_str_is(text, "..") &&
-	       !stfs_str_ends_with(text, STFS_BESIDE_JOURNAL) && !stfs_str_ends_with(text, STFS_BESIDE_NEW) &&
+	return name && len > 0 && len <= NAME_MAX && !memchr(name, '/', len) &&
+	       !memchr(name, 0, len) && !stfs_str_is(text, ".") && !stfs_str_is(text, "..") &&
+	       !stfs_str_ends_with(text, STFS_BESIDE_JOURNAL) &&
+	       !stfs_str_ends_with(text, STFS_BESIDE_NEW) &&
 	       !stfs_str_ends_with(text, STFS_BESIDE_RESCUE);
 }
 
 /*
- * Whether a record stands behind a head that cannot be read: the head was durable long before it, so that
- * this is damage, and not a commit that had not begun.
+ * Whether a record stands behind a head that cannot be read: the head was durable long before it,
+ * so that this is damage, and not a commit that had not begun.
  */
 static bool has_record(const struct stfs_journal *journal, uint64_t file_len)
 {
@@ -155,19 +156,24 @@ static int read_head(struct stfs_journal *journal, uint64_t file_len)
 	return 0;
 }
 
-/* Whether no more is asked for than the planner does (layout.h, L3): copies apart, and room for a header alone. */
+/*
+ * Whether no more is asked for than the planner does (layout.h, L3): copies apart, and room for a
+ * header alone.
+ */
 static bool good_step(const struct stfs_step *step, uint64_t *inserted)
 {
 	uint64_t end, from_end;
 
-	if (stfs_add_overflows(step->to, step->len, &end) || stfs_add_overflows(step->from, step->len, &from_end) ||
+	if (stfs_add_overflows(step->to, step->len, &end) ||
+	    stfs_add_overflows(step->from, step->len, &from_end) ||
 	    end > INT64_MAX || from_end > INT64_MAX)
 		return false;
 	switch (step->kind) {
 	case STFS_STEP_COPY:
 		return step->from >= end || step->to >= from_end;
 	case STFS_STEP_INSERT:
-		return !stfs_add_overflows(*inserted, step->len, inserted) && *inserted <= 2ull * STFS_HEADER_MAX;
+		return !stfs_add_overflows(*inserted, step->len, inserted) &&
+		       *inserted <= 2ull * STFS_HEADER_MAX;
 	case STFS_STEP_COLLAPSE:
 	case STFS_STEP_TRUNCATE:
 		return true;
@@ -200,7 +206,8 @@ static int read_file(struct reader *reader, struct stfs_journal_file *file)
 		kind = get64(reader);
 		if (kind > STFS_STEP_TRUNCATE)
 			return -EPROTO;
-		file->steps[i] = (struct stfs_step){.kind = (enum stfs_step_kind)kind, .item = UINT32_MAX};
+		file->steps[i] = (struct stfs_step){.kind = (enum stfs_step_kind)kind,
+						    .item = UINT32_MAX};
 		file->steps[i].from = get64(reader);
 		file->steps[i].to = get64(reader);
 		file->steps[i].len = get64(reader);
@@ -232,7 +239,8 @@ static int read_record(struct stfs_journal *journal, uint64_t file_len)
 
 static int take_mark(struct stfs_journal *journal, struct reader *reader)
 {
-	uint64_t number = get64(reader), next = get64(reader), shift = get64(reader), size = get64(reader);
+	uint64_t number = get64(reader), next = get64(reader), shift = get64(reader);
+	uint64_t size = get64(reader);
 	uint64_t extents = get64(reader), samples = get64(reader);
 	struct stfs_journal_file *file;
 	struct stfs_extent *items;
@@ -248,7 +256,8 @@ static int take_mark(struct stfs_journal *journal, struct reader *reader)
 	file->marked = true;
 	file->next_step = next;
 	file->shift = shift;
-	file->map = (struct stfs_shift_map){.size = size, .extents = {items, extents}, .sample_count = samples};
+	file->map = (struct stfs_shift_map){.size = size, .extents = {items, extents},
+					    .sample_count = samples};
 	for (size_t i = 0; i < extents; i++) {
 		items[i].logical = get64(reader);
 		items[i].physical = get64(reader);
@@ -284,7 +293,8 @@ static int read_marks(struct stfs_journal *journal, uint64_t file_len)
 }
 
 /* C5. */
-static int believe(const struct stfs_journal *journal, const struct stat *st, uid_t owner, struct stfs_err *err)
+static int believe(const struct stfs_journal *journal, const struct stat *st, uid_t owner,
+		   struct stfs_err *err)
 {
 	const char *why = NULL;
 
@@ -298,8 +308,9 @@ static int believe(const struct stfs_journal *journal, const struct stat *st, ui
 		why = "may be written by others";
 	if (!why)
 		return 0;
-	return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: the journal beside the model %s: it is not "
-			    "believed; look where it comes from, then remove it", journal->path, why);
+	return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: the journal beside the model %s: "
+			    "it is not believed; look where it comes from, then remove it",
+			    journal->path, why);
 }
 
 int stfs_journal_open(struct stfs_journal *journal, int folder_fd, const char *model, uid_t owner,
@@ -312,7 +323,8 @@ int stfs_journal_open(struct stfs_journal *journal, int folder_fd, const char *m
 	journal->path = stfs_beside_name(model, STFS_BESIDE_JOURNAL);
 	if (!journal->path)
 		return -ENOMEM;
-	journal->fd = stfs_io->openat(folder_fd, journal->path, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0);
+	journal->fd = stfs_io->openat(folder_fd, journal->path,
+				      O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0);
 	if (journal->fd < 0)
 		r = errno == ENOENT ? -ENOENT : stfs_err_errno(err, -errno, "%s", journal->path);
 	else if (fstat(journal->fd, &st) < 0)
@@ -324,7 +336,8 @@ int stfs_journal_open(struct stfs_journal *journal, int folder_fd, const char *m
 		r = stfs_beside_lock(folder_fd, journal->path, journal->fd);
 	if (r == -EBUSY)
 		r = stfs_commit_interrupted(folder_fd, model) == 0 ? -ENOENT
-			: stfs_err_set(err, r, STFS_NO_POSITION, "%s: another program is changing the model", model);
+			: stfs_err_set(err, r, STFS_NO_POSITION,
+				       "%s: another program is changing the model", model);
 	if (r == 0 && fstat(journal->fd, &st) < 0)
 		r = -errno;
 	if (r == 0)
@@ -334,11 +347,12 @@ int stfs_journal_open(struct stfs_journal *journal, int folder_fd, const char *m
 	if (r == 0 && journal->recorded)
 		r = read_marks(journal, (uint64_t)st.st_size);
 	if (r == -EBADMSG && has_record(journal, (uint64_t)st.st_size))
-		r = stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: is damaged: what the interrupted commit was "
-				 "about can no longer be read; nothing is touched", journal->path);
+		r = stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: is damaged: what the "
+				 "interrupted commit was about can no longer be read; nothing is "
+				 "touched", journal->path);
 	if (r == -EPROTO)
-		r = stfs_err_set(err, r, STFS_NO_POSITION, "%s: is no journal that this version can read",
-				 journal->path);
+		r = stfs_err_set(err, r, STFS_NO_POSITION, "%s: is no journal that this version "
+				 "can read", journal->path);
 	if (r < 0 && r != -EBADMSG)
 		stfs_journal_close(journal);
 	return r;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * After a crash. Without a record the old model is still there, perhaps with bytes behind its end, and they
- * are cut off. With one the steps go on from the last mark.
+ * After a crash. Without a record the old model is still there, perhaps with bytes behind its end,
+ * and they are cut off. With one the steps go on from the last mark.
  *
- * A file of the journal is one of these; any other was changed by somebody else, and nothing is touched:
+ * A file of the journal is one of these; any other was changed by somebody else, and nothing is
+ * touched:
  *
  *   old        length word and header are those of the head
  *   poisoned   the length word has bit 63, or the block with it has moved away
@@ -47,10 +48,11 @@ static void close_all(int *fds, size_t count)
 }
 
 /*
- * Whoever wrote the journal may change their own files by it, not have root change those of others. A journal
- * of root, or of us, may name any.
+ * Whoever wrote the journal may change their own files by it, not have root change those of others.
+ * A journal of root, or of us, may name any.
  */
-static int check_owner(const struct stfs_journal *journal, int fd, const char *name, struct stfs_err *err)
+static int check_owner(const struct stfs_journal *journal, int fd, const char *name,
+		       struct stfs_err *err)
 {
 	struct stat ours, theirs;
 
@@ -58,12 +60,15 @@ static int check_owner(const struct stfs_journal *journal, int fd, const char *n
 		return -errno;
 	if (ours.st_uid == 0 || ours.st_uid == geteuid() || ours.st_uid == theirs.st_uid)
 		return 0;
-	return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: belongs to somebody else than %s, which tells of a "
-			    "change to it: it is not believed; look where it comes from, then remove it", name,
-			    journal->path);
+	return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: belongs to somebody else than %s, "
+			    "which tells of a change to it: it is not believed; look where it "
+			    "comes from, then remove it", name, journal->path);
 }
 
-/* Opens and locks the files of the journal: *out is an array of descriptors, -1 for one that is gone. */
+/*
+ * Opens and locks the files of the journal: *out is an array of descriptors, -1 for one that is
+ * gone.
+ */
 static int open_all(const struct stfs_journal *journal, int **out, struct stfs_err *err)
 {
 	int *fds = malloc(journal->count * sizeof(*fds)), r = 0;
@@ -99,7 +104,8 @@ static int has_header(int fd, uint64_t len, uint64_t file_len, uint64_t hash, bo
 	int r;
 
 	*has = false;
-	if (len > file_len - 8 || len > STFS_HEADER_MAX) /* no header that we read, whatever the journal says */
+	/* More is no header that we read, whatever the journal says. */
+	if (len > file_len - 8 || len > STFS_HEADER_MAX)
 		return 0;
 	text = malloc(len ? len : 1);
 	if (!text)
@@ -118,7 +124,8 @@ static bool moves_word(const struct stfs_journal_file *file)
 	return false;
 }
 
-static int judge(const struct stfs_journal *journal, const struct stfs_journal_file *file, int fd, enum state *state)
+static int judge(const struct stfs_journal *journal, const struct stfs_journal_file *file, int fd,
+		 enum state *state)
 {
 	struct stfs_str text = stfs_buf_str(&file->header);
 	uint64_t word, length;
@@ -149,9 +156,10 @@ static int judge(const struct stfs_journal *journal, const struct stfs_journal_f
 		r = has_header(fd, word, length, file->old_hash, &has);
 		*state = has ? STATE_OLD : STATE_FOREIGN;
 	}
-	if (r == 0 && *state == STATE_FOREIGN && journal->recorded && word == stfs_load_le64(text.ptr) &&
-	    length == file->new_length) {
-		r = has_header(fd, word, length, stfs_commit_hash(stfs_str_slice(text.ptr + 8, text.len - 8)), &has);
+	if (r == 0 && *state == STATE_FOREIGN && journal->recorded &&
+	    word == stfs_load_le64(text.ptr) && length == file->new_length) {
+		text = stfs_str_slice(text.ptr + STFS_LENGTH_WORD, text.len - STFS_LENGTH_WORD);
+		r = has_header(fd, word, length, stfs_commit_hash(text), &has);
 		*state = has ? STATE_NEW : STATE_FOREIGN;
 	}
 	return r;
@@ -159,9 +167,9 @@ static int judge(const struct stfs_journal *journal, const struct stfs_journal_f
 
 static int foreign(const struct stfs_journal *journal, const char *name, struct stfs_err *err)
 {
-	return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION,
-			    "%s: was changed after the commit that %s tells of was interrupted; nothing is "
-			    "touched. If the model is as you want it, remove that journal", name, journal->path);
+	return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: was changed after the commit "
+			    "that %s tells of was interrupted; nothing is touched. If the model is "
+			    "as you want it, remove that journal", name, journal->path);
 }
 
 /* ---- Back ---- */
@@ -174,7 +182,10 @@ static int remove_temp(const struct stfs_journal *journal, const char *name)
 	return r == -ENOENT ? 0 : r;
 }
 
-/* Nothing was poisoned before the record was durable: if something is, the record was there and is damaged. */
+/*
+ * Nothing was poisoned before the record was durable: if something is, the record was there and is
+ * damaged.
+ */
 static int check_record(const struct stfs_journal *journal, const int *fds, struct stfs_err *err)
 {
 	char word[8];
@@ -187,9 +198,10 @@ static int check_record(const struct stfs_journal *journal, const int *fds, stru
 		if (r < 0 && r != -EIO)
 			return r;
 		if (r == 0 && (stfs_load_le64(word) & STFS_POISON || stfs_load_le64(word) == 0))
-			return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: a commit has begun to change it, "
-					    "and what %s says of it is damaged; nothing is touched",
-					    journal->files[i].name, journal->path);
+			return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: a commit has "
+					    "begun to change it, and what %s says of it is "
+					    "damaged; nothing is touched", journal->files[i].name,
+					    journal->path);
 	}
 	return 0;
 }
@@ -210,7 +222,8 @@ static int take_back(struct stfs_journal *journal, const int *fds, struct stfs_e
 		else
 			state = STATE_FOREIGN;
 		/* A file that somebody has changed since is theirs: it needs nothing from us. */
-		if (r < 0 || state != STATE_OLD || fstat(fds[i], &st) < 0 || (uint64_t)st.st_size == file->old_length)
+		if (r < 0 || state != STATE_OLD || fstat(fds[i], &st) < 0 ||
+		    (uint64_t)st.st_size == file->old_length)
 			continue;
 		r = stfs_io_truncate(fds[i], file->old_length);
 		if (r == 0)
@@ -222,7 +235,8 @@ static int take_back(struct stfs_journal *journal, const int *fds, struct stfs_e
 /* ---- Forward ---- */
 
 /* The new file must stand ready under its temporary name, or in its place already. */
-static int check_rename(const struct stfs_journal *journal, const struct stfs_journal_file *file, struct stfs_err *err)
+static int check_rename(const struct stfs_journal *journal, const struct stfs_journal_file *file,
+			struct stfs_err *err)
 {
 	STFS_AUTO_FREE char *temp = stfs_beside_name(file->name, STFS_BESIDE_NEW);
 	int r = temp ? stfs_commit_is_new(journal, temp, file) : -ENOMEM;
@@ -295,10 +309,14 @@ static int owner_of(int folder_fd, const char *model, uid_t *owner)
 	return 0;
 }
 
-/* Whether the journal `entry` names the file: 1, 0 or -ENOMEM. One that cannot be read names nothing. */
+/*
+ * Whether the journal `entry` names the file: 1, 0 or -ENOMEM. One that cannot be read names
+ * nothing.
+ */
 static int names(int folder_fd, const char *entry, const char *name)
 {
-	STFS_AUTO_FREE char *model = strndup(entry + 1, strlen(entry) - 1 - strlen(STFS_BESIDE_JOURNAL));
+	STFS_AUTO_FREE char *model = strndup(entry + 1,
+					     strlen(entry) - 1 - strlen(STFS_BESIDE_JOURNAL));
 	struct stfs_journal journal;
 	uid_t owner = 0;
 	int found = 0, r;
@@ -341,8 +359,8 @@ int stfs_commit_named(int folder_fd, const char *name, char **journal)
 }
 
 /*
- * A program that died has written what it did not sync: a record, a length word, a name. What is found now
- * decides what is done, so it has to be what will be found after the next crash.
+ * A program that died has written what it did not sync: a record, a length word, a name. What is
+ * found now decides what is done, so it has to be what will be found after the next crash.
  */
 static int settle(const struct stfs_journal *journal, const int *fds)
 {
@@ -357,7 +375,8 @@ static int settle(const struct stfs_journal *journal, const int *fds)
 	return r < 0 ? r : stfs_io_sync_folder(journal->folder_fd);
 }
 
-int stfs_commit_recover(int folder_fd, const char *model, enum stfs_recovered *what, struct stfs_err *err)
+int stfs_commit_recover(int folder_fd, const char *model, enum stfs_recovered *what,
+			struct stfs_err *err)
 {
 	struct stfs_journal journal;
 	int *fds = NULL, r;
@@ -379,13 +398,14 @@ int stfs_commit_recover(int folder_fd, const char *model, enum stfs_recovered *w
 		if (r == 0)
 			r = settle(&journal, fds);
 		if (r == 0)
-			r = journal.recorded ? go_on(&journal, fds, err) : take_back(&journal, fds, err);
+			r = journal.recorded ? go_on(&journal, fds, err)
+					     : take_back(&journal, fds, err);
 	}
 	if (fds)
 		close_all(fds, journal.count);
 	stfs_journal_close(&journal);
 	if (r < 0 && err && err->code != r)
-		stfs_err_errno(err, r, "%s: the interrupted commit could not be finished; it can be tried "
-			       "again", model);
+		stfs_err_errno(err, r, "%s: the interrupted commit could not be finished; it can "
+			       "be tried again", model);
 	return r;
 }

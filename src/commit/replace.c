@@ -29,7 +29,8 @@ static int run_steps(struct stfs_commit *commit, struct stfs_commit_file *file)
 		const struct stfs_step *step = &file->plan.steps[i];
 
 		r = stfs_step_run(file->new_fd, old, step, file->sources, commit);
-		if (says_cannot(r) && (step->kind == STFS_STEP_COLLAPSE || step->kind == STFS_STEP_INSERT)) {
+		if (says_cannot(r) &&
+		    (step->kind == STFS_STEP_COLLAPSE || step->kind == STFS_STEP_INSERT)) {
 			file->no_shift = true;
 			return STFS_COMMIT_REPLAN;
 		}
@@ -60,7 +61,10 @@ static int fill_tensors(struct stfs_commit *commit, struct stfs_commit_file *fil
 	return (uint64_t)st.st_size == file->plan.length ? 0 : stfs_io_truncate(file->new_fd, file->plan.length);
 }
 
-/* E4: the file whose place is taken is still that of its name, and what it was when the building began. */
+/*
+ * E4: the file whose place is taken is still that of its name, and what it was when the building
+ * began.
+ */
 static int check_old(const struct stfs_commit *commit, const struct stfs_commit_file *file,
 		     const struct stat *before)
 {
@@ -142,6 +146,6 @@ int stfs_commit_replace(struct stfs_commit *commit, struct stfs_commit_file *fil
 	}
 	commit->recorded = true;
 	r = stfs_io_sync_folder(commit->folder_fd);
-	return r < 0 ? stfs_err_errno(err, r, "%s: the new file stands, but whether that outlasts a crash is "
-				      "not known", file->name) : 0;
+	return r < 0 ? stfs_err_errno(err, r, "%s: the new file stands, but whether that outlasts "
+				      "a crash is not known", file->name) : 0;
 }

@@ -23,7 +23,10 @@ static void tell(struct stfs_commit *progress, uint64_t more)
 		progress->progress.tell(progress->progress.data, progress->done, progress->total);
 }
 
-/* Within the kernel, as far as that goes; any failure leaves the rest to the next way, which tells it. */
+/*
+ * Within the kernel, as far as that goes; any failure leaves the rest to the next way, which tells
+ * it.
+ */
 static uint64_t copy_in_kernel(int from, uint64_t from_at, int to, uint64_t to_at, uint64_t len,
 			       struct stfs_commit *progress)
 {
@@ -32,7 +35,8 @@ static uint64_t copy_in_kernel(int from, uint64_t from_at, int to, uint64_t to_a
 	ssize_t put = 1;
 
 	while (done < len && put > 0) {
-		put = stfs_io->copy_file_range(from, &source, to, &target, stfs_min_u64(len - done, CALL_MAX), 0);
+		put = stfs_io->copy_file_range(from, &source, to, &target,
+					       stfs_min_u64(len - done, CALL_MAX), 0);
 		if (put > 0) {
 			done += (uint64_t)put;
 			tell(progress, (uint64_t)put);
@@ -54,7 +58,8 @@ int stfs_copy_bytes(int from, uint64_t from_at, int to, uint64_t to_at, uint64_t
 {
 	STFS_AUTO_FREE char *piece = NULL;
 	/* Never within a file: extents shared with itself would be found anywhere by the map. */
-	uint64_t done = same_file(from, to) ? 0 : copy_in_kernel(from, from_at, to, to_at, len, progress);
+	uint64_t done = same_file(from, to)
+				? 0 : copy_in_kernel(from, from_at, to, to_at, len, progress);
 	size_t now;
 	int r = 0;
 
@@ -164,7 +169,8 @@ uint64_t stfs_steps_marks_len(const struct stfs_step *steps, size_t count, size_
 /* ---- Running with marks ---- */
 
 /* A shift that was begun before a crash: brings the file to where `done` says. */
-static int finish_shift(int fd, const struct stfs_step *step, const struct stfs_shift_map *before, bool *done)
+static int finish_shift(int fd, const struct stfs_step *step, const struct stfs_shift_map *before,
+			bool *done)
 {
 	enum stfs_shift_state state;
 	uint64_t hole = 0;
@@ -241,7 +247,8 @@ static int check_bounds(int fd, const struct stfs_step *step, uint64_t limit)
 	return 0;
 }
 
-int stfs_steps_run_marked(struct stfs_journal *journal, size_t number, int fd, struct stfs_commit *progress)
+int stfs_steps_run_marked(struct stfs_journal *journal, size_t number, int fd,
+			  struct stfs_commit *progress)
 {
 	struct stfs_journal_file *file = &journal->files[number];
 	size_t since = file->marked ? file->next_step : 0;

@@ -13,8 +13,8 @@ int stfs_copy_bytes(int from, uint64_t from_at, int to, uint64_t to_at, uint64_t
 		    struct stfs_commit *progress);
 
 /*
- * One step on `fd`. Bytes of new items come from `sources`; those of COPY and CLONE from `old`, which is
- * `fd` itself unless a file is rebuilt. 0 or -errno.
+ * One step on `fd`. Bytes of new items come from `sources`; those of COPY and CLONE from `old`,
+ * which is `fd` itself unless a file is rebuilt. 0 or -errno.
  */
 int stfs_step_run(int fd, int old, const struct stfs_step *step, const struct stfs_source *sources,
 		  struct stfs_commit *progress);
@@ -23,8 +23,8 @@ int stfs_step_run(int fd, int old, const struct stfs_step *step, const struct st
 size_t stfs_steps_shifts(const struct stfs_step *steps, size_t count);
 
 /*
- * Whether step number `next` destroys what one of steps[since .. next) reads, so that those could not be
- * run again (C4). A block shift always does.
+ * Whether step number `next` destroys what one of steps[since .. next) reads, so that those could
+ * not be run again (C4). A block shift always does.
  */
 bool stfs_steps_need_mark(const struct stfs_step *steps, size_t since, size_t next);
 
@@ -32,9 +32,11 @@ bool stfs_steps_need_mark(const struct stfs_step *steps, size_t since, size_t ne
 uint64_t stfs_steps_marks_len(const struct stfs_step *steps, size_t count, size_t extents);
 
 /*
- * Runs the steps of journal file number `number` from its last mark on, on `fd`, with new marks where they
- * are needed and one at the end. After a crash, a shift that was begun is finished first. Durable.
+ * Runs the steps of journal file number `number` from its last mark on, on `fd`, with new marks
+ * where they are needed and one at the end. After a crash, a shift that was begun is finished
+ * first. Durable.
  */
-int stfs_steps_run_marked(struct stfs_journal *journal, size_t number, int fd, struct stfs_commit *progress);
+int stfs_steps_run_marked(struct stfs_journal *journal, size_t number, int fd,
+			  struct stfs_commit *progress);
 
 #endif

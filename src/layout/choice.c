@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* One choice of what stays fixed: how its gaps are closed, what must move with them, what that costs. */
+/*
+ * One choice of what stays fixed: how its gaps are closed, what must move with them, what that
+ * costs.
+ */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -284,7 +287,8 @@ static uint32_t largest_mover(const struct chooser *c, uint64_t room)
 		const struct stfs_layout_item *item = &c->view->items[c->movers[i]];
 
 		if (stfs_item_is_new(item) || item->old < behind || item->size % 8 ||
-		    item->size > room || item->size <= most || stfs_pool_is_taken(&c->pool, c->movers[i]))
+		    item->size > room || item->size <= most ||
+		    stfs_pool_is_taken(&c->pool, c->movers[i]))
 			continue;
 		best = c->movers[i];
 		most = item->size;

@@ -114,14 +114,15 @@ struct stfs_choice {
 /*
  * The items run[0 .. run_count) stay fixed, in that order. Gap k lies before run[k], for k from 1;
  * what is before run[0] is the header's, what is behind the last is the tail. Only where nothing can be
- * shifted a gap 0 has fillers: they lie right before run[0], and leave the header what they do not need.
+ * shifted a gap 0 has fillers: they lie right before run[0], and leave the header what they do not
+ * need.
  */
 struct stfs_target {
 	struct stfs_choice choice; /* that it came of */
 	uint32_t *run; /* owned: numbers into view->kept */
 	uint32_t run_count;
 	uint32_t *gap_of;     /* owned, by item: the gap it fills, or STFS_IN_TAIL; fixed: unused */
-	bool *twice;          /* owned, by item: a filler that is put behind the end of the file first */
+	bool *twice;          /* owned, by item: a filler that first goes behind the file's end */
 	uint32_t *fill_order; /* owned: fillers, by gap and then as they lie in it */
 	uint32_t fill_count;
 	uint32_t *tail;       /* owned: the tail's items in order */

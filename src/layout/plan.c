@@ -43,7 +43,8 @@ static bool header_only(const struct stfs_layout_view *view)
 	const struct stfs_layout_problem *p = view->problem;
 	uint64_t end = p->file.data_start;
 
-	if (view->added_count || p->header_same == UINT64_MAX || 8 + p->header_same > p->file.data_start)
+	if (view->added_count || p->header_same == UINT64_MAX ||
+	    8 + p->header_same > p->file.data_start)
 		return false;
 	if (p->compact && p->file.data_start > view->header_most)
 		return false;
@@ -212,7 +213,10 @@ static int decide(const struct stfs_layout_view *view, const struct stfs_target 
 	/* What was reckoned of the target was an estimate; L5 is about the plan. */
 	if (r == 0 && (!c.found || c.best.cost.total > whole->cost.total))
 		r = enter(&c, &other, plan_rewrite(view, whole, &other));
-	/* A slide moves live bytes for minutes: only where nothing can be shifted or shared, or fits. */
+	/*
+	 * A slide moves live bytes for minutes: only where nothing can be shifted or shared, or
+	 * fits.
+	 */
 	if (r == 0 && !file->replace_only && (!view->block || !c.found))
 		r = enter(&c, &other, stfs_steps_slide(view, &other));
 	if (r == 0 && !c.found)

@@ -77,7 +77,8 @@ static int search_ends(struct search *s)
 	int r = 0;
 
 	for (uint32_t first = 0; r == 0 && first < view->kept_count; first++) {
-		hole = first == 0 || stfs_kept(view, first)->old != stfs_item_end(stfs_kept(view, first - 1));
+		hole = first == 0 ||
+		       stfs_kept(view, first)->old != stfs_item_end(stfs_kept(view, first - 1));
 		if (view->bytes_before[first] >= s->limit || tried == FIRST_CHOICES)
 			break;
 		if (!stfs_item_can_stay(view, stfs_kept(view, first)) ||

@@ -240,8 +240,8 @@ static void move_front(struct builder *b)
 	}
 }
 
-static int begin(struct builder *b, const struct stfs_layout_view *view, const struct stfs_target *target,
-		 struct stfs_plan *plan)
+static int begin(struct builder *b, const struct stfs_layout_view *view,
+		 const struct stfs_target *target, struct stfs_plan *plan)
 {
 	*b = (struct builder){.view = view, .target = target, .plan = plan, .block = view->block,
 			      .steps.plan = plan, .length = view->problem->file.length};

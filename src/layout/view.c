@@ -147,8 +147,8 @@ static void sort_by_rank(const struct stfs_layout_view *view, uint32_t *items, u
 }
 
 /* The number of the first item that is not aligned, its place in *at; `count` when all are. */
-static uint32_t first_unaligned(const struct stfs_layout_view *view, const uint32_t *items, uint32_t count,
-				uint64_t *at)
+static uint32_t first_unaligned(const struct stfs_layout_view *view, const uint32_t *items,
+				uint32_t count, uint64_t *at)
 {
 	for (uint32_t i = 0; i < count; i++) {
 		if (*at % stfs_item_alignment(view, &view->items[items[i]]))

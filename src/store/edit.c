@@ -43,7 +43,8 @@ static int remake_table(struct stfs_edit *edit, size_t more)
 		return r;
 	for (size_t i = 0; i < edit->count; i++)
 		if (!edit->slots[i].removed && !edit->slots[i].hidden)
-			*stfs_nametable_slot(&table, edit->slots[i].name, slot_name, edit) = (uint32_t)i;
+			*stfs_nametable_slot(&table, edit->slots[i].name, slot_name, edit) =
+				(uint32_t)i;
 	stfs_nametable_free(&edit->table);
 	edit->table = table;
 	edit->table_room = (uint32_t)(2 * (live + more) + 64);
@@ -67,7 +68,9 @@ int stfs_edit_make_room(struct stfs_edit *edit, size_t more)
 		edit->slots = slots;
 		edit->cap = cap;
 	}
-	return edit->table.slots && edit->table_used + more <= edit->table_room ? 0 : remake_table(edit, more);
+	if (edit->table.slots && edit->table_used + more <= edit->table_room)
+		return 0;
+	return remake_table(edit, more);
 }
 
 /* E1: whoever has the name now is removed, or it is nobody's. */
@@ -202,7 +205,8 @@ static int own_dims(struct stfs_edit *edit, struct stfs_slot *slot)
 	slot->dims = malloc(slot->rank * sizeof(*slot->dims));
 	if (!slot->dims)
 		return -ENOMEM;
-	stfs_header_shape(edit->model->shards[slot->shard].header, stfs_slot_tensor(edit, slot), slot->dims);
+	stfs_header_shape(edit->model->shards[slot->shard].header, stfs_slot_tensor(edit, slot),
+			  slot->dims);
 	return 0;
 }
 
@@ -218,7 +222,8 @@ static int describe(struct stfs_edit *edit, struct stfs_slot *slot, struct stfs_
 		const struct stfs_shard *shard = &edit->model->shards[slot->shard];
 
 		tensor->fd = shard->fd;
-		tensor->offset = stfs_header_data_start(shard->header) + stfs_slot_tensor(edit, slot)->begin;
+		tensor->offset = stfs_header_data_start(shard->header) +
+				 stfs_slot_tensor(edit, slot)->begin;
 	}
 	return r;
 }
@@ -314,7 +319,10 @@ static int finish_interrupted(struct stfs_edit *edit, struct stfs_err *err)
 	return r;
 }
 
-/* A shard on its own, while the commit of its model waits to be finished: that would no longer be possible. */
+/*
+ * A shard on its own, while the commit of its model waits to be finished: that would no longer be
+ * possible.
+ */
 static int check_others(const struct stfs_edit *edit, struct stfs_err *err)
 {
 	STFS_AUTO_FREE char *journal = NULL;
@@ -322,26 +330,27 @@ static int check_others(const struct stfs_edit *edit, struct stfs_err *err)
 
 	if (r <= 0)
 		return r;
-	return stfs_err_set(err, -EBUSY, STFS_NO_POSITION, "%s: belongs to a sharded model of which a commit is under "
-			    "way, or was interrupted (%s): `stfs recover` its index first", edit->path, journal);
+	return stfs_err_set(err, -EBUSY, STFS_NO_POSITION, "%s: belongs to a sharded model of "
+			    "which a commit is under way, or was interrupted (%s): `stfs recover` "
+			    "its index first", edit->path, journal);
 }
 
 /*
- * Looked at with the locks held, so that nobody who has died leaves one behind us: no journal tells of these
- * files any more. That of a shard, changed on its own, is finished by its own name.
+ * Looked at with the locks held, so that nobody who has died leaves one behind us: no journal tells
+ * of these files any more. That of a shard, changed on its own, is finished by its own name.
  */
 static int check_journals(const struct stfs_edit *edit, struct stfs_err *err)
 {
 	const struct stfs_model *model = edit->model;
 
 	if (stfs_commit_interrupted(edit->folder_fd, edit->name) != 0)
-		return stfs_err_set(err, -EBUSY, STFS_NO_POSITION, "%s: another program has begun to change "
-				    "it; try again", edit->path);
+		return stfs_err_set(err, -EBUSY, STFS_NO_POSITION, "%s: another program has begun "
+				    "to change it; try again", edit->path);
 	for (uint32_t i = 0; stfs_model_is_sharded(model) && i < model->shard_count; i++)
 		if (stfs_commit_interrupted(edit->folder_fd, model->shards[i].name) != 0)
-			return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: a commit of %s on its own was "
-					    "interrupted: `stfs recover` that file first", edit->path,
-					    model->shards[i].name);
+			return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: a commit of %s "
+					    "on its own was interrupted: `stfs recover` that file "
+					    "first", edit->path, model->shards[i].name);
 	return check_others(edit, err);
 }
 
@@ -381,7 +390,8 @@ static int open_edit(struct stfs_edit *edit, const char *path, bool *cleaned, st
 	return r < 0 ? r : stfs_edit_load(edit);
 }
 
-static int give(struct stfs_edit *made, int r, const char *path, struct stfs_edit **edit, struct stfs_err *err)
+static int give(struct stfs_edit *made, int r, const char *path, struct stfs_edit **edit,
+		struct stfs_err *err)
 {
 	if (r == 0) {
 		*edit = made;
@@ -408,12 +418,13 @@ static int claim_old(struct stfs_edit *edit, struct stfs_err *err)
 
 	if (r < 0)
 		return r;
-	edit->old_fd = openat(edit->folder_fd, edit->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	edit->old_fd = openat(edit->folder_fd, edit->name,
+			      O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	if (edit->old_fd < 0)
 		return stfs_err_errno(err, -errno, "%s", edit->path);
 	r = stfs_beside_lock(edit->folder_fd, edit->name, edit->old_fd);
-	return r < 0 ? stfs_err_set(err, r, STFS_NO_POSITION, "%s: is mounted, or another command is changing it",
-				    edit->path) : 0;
+	return r < 0 ? stfs_err_set(err, r, STFS_NO_POSITION, "%s: is mounted, or another command "
+				    "is changing it", edit->path) : 0;
 }
 
 /* The folder and name of a file that is to be made. */
@@ -434,17 +445,22 @@ static int place_new(struct stfs_edit *edit, const char *path, struct stfs_err *
 		return stfs_err_errno(err, -errno, "%s", folder);
 	if (!*edit->name || strcmp(edit->name, ".") == 0 || strcmp(edit->name, "..") == 0)
 		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: is no name for a file", path);
-	/* It would tell of another file than the one that then stands there, which nobody could open. */
+	/*
+	 * It would tell of another file than the one that then stands there, which nobody could
+	 * open.
+	 */
 	if (stfs_commit_interrupted(edit->folder_fd, edit->name) > 0)
-		return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: a commit is under way, or was interrupted: "
-				    "`stfs recover` finishes it", path);
+		return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: a commit is under way, "
+				    "or was interrupted: `stfs recover` finishes it", path);
 	if (fstatat(edit->folder_fd, edit->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return errno == ENOENT ? 0 : stfs_err_errno(err, -errno, "%s", path);
 	if (!S_ISREG(st.st_mode))
-		return stfs_err_set(err, -EEXIST, STFS_NO_POSITION, "%s: exists and is no regular file", path);
+		return stfs_err_set(err, -EEXIST, STFS_NO_POSITION, "%s: exists and is no regular "
+				    "file", path);
 	if (edit->flags & STFS_EDIT_OVERWRITE)
 		return claim_old(edit, err);
-	return stfs_err_set(err, -EEXIST, STFS_NO_POSITION, "%s: exists; --overwrite replaces it", path);
+	return stfs_err_set(err, -EEXIST, STFS_NO_POSITION, "%s: exists; --overwrite "
+			    "replaces it", path);
 }
 
 int stfs_edit_create(const char *path, unsigned flags, struct stfs_edit **edit, struct stfs_err *err)
@@ -460,7 +476,8 @@ int stfs_edit_create(const char *path, unsigned flags, struct stfs_edit **edit, 
 }
 
 /* Commits what a rescue file holds. */
-static int commit_rescued(const char *path, unsigned flags, enum stfs_recovered *what, struct stfs_err *err)
+static int commit_rescued(const char *path, unsigned flags, enum stfs_recovered *what,
+			  struct stfs_err *err)
 {
 	struct stfs_edit *edit;
 	int r = stfs_edit_open(path, flags, &edit, err);
@@ -479,7 +496,10 @@ static int commit_rescued(const char *path, unsigned flags, enum stfs_recovered 
 	return r;
 }
 
-/* What an interrupted replacement left goes when the model is opened; one that cannot be is left alone. */
+/*
+ * What an interrupted replacement left goes when the model is opened; one that cannot be is left
+ * alone.
+ */
 static void clean_leftovers(const char *path, unsigned flags, enum stfs_recovered *what)
 {
 	struct stfs_err err = STFS_ERR_INIT;

@@ -7,8 +7,8 @@
  *                      \--commit fails before its record--> staged (nothing has happened)
  *                      \--commit fails after it--> stuck (read-only; stfs_recover() finishes it)
  *
- * Invariants, and their tests in unit/test_edit.c; mount/test_edits.py compares random edits with a model
- * in memory:
+ * Invariants, and their tests in unit/test_edit.c; mount/test_edits.py compares random edits with a
+ * model in memory:
  *   E1  names are unique among the tensors as staged; no edit that would break this is taken
  *       (names_may_be_swapped_and_reused, the_index_follows_the_shards).
  *   E2  an edit that fails leaves everything as it was staged before it
@@ -119,7 +119,8 @@ int stfs_edit_rename(struct stfs_edit *edit, const struct stfs_edit_pair *pairs,
 		     bool replace, struct stfs_err *err);
 
 /* Of a sharded model, in every file. */
-int stfs_edit_set(struct stfs_edit *edit, struct stfs_str key, struct stfs_str value, struct stfs_err *err);
+int stfs_edit_set(struct stfs_edit *edit, struct stfs_str key, struct stfs_str value,
+		  struct stfs_err *err);
 int stfs_edit_unset(struct stfs_edit *edit, struct stfs_str key, struct stfs_err *err); /* -ENOENT */
 /* Removes all metadata. */
 int stfs_edit_unset_all(struct stfs_edit *edit, struct stfs_err *err);
@@ -172,9 +173,9 @@ bool stfs_edit_is_stuck(const struct stfs_edit *edit);
 /* ---- After a crash ---- */
 
 /*
- * Finishes or takes back what a crash interrupted. 0 with *what set; -EBUSY when a program has the model
- * open for changes; -EUCLEAN when journal and model do not belong together (nothing was touched);
- * another -errno.
+ * Finishes or takes back what a crash interrupted. 0 with *what set; -EBUSY when a program has the
+ * model open for changes; -EUCLEAN when journal and model do not belong together (nothing was
+ * touched); another -errno.
  */
 int stfs_recover(const char *path, unsigned flags, enum stfs_recovered *what, struct stfs_err *err);
 

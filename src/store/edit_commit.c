@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* From what is staged to the files of a commit: for each shard its items and its header, and the index. */
+/*
+ * From what is staged to the files of a commit: for each shard its items and its header, and the
+ * index.
+ */
 #include <errno.h>
 #include <stdlib.h>
 
@@ -48,7 +51,8 @@ static void free_parts(struct commit_parts *all)
 static int by_order(const void *left, const void *right, void *data)
 {
 	const struct stfs_edit *edit = data;
-	uint64_t a = edit->slots[*(const uint32_t *)left].order, b = edit->slots[*(const uint32_t *)right].order;
+	uint64_t a = edit->slots[*(const uint32_t *)left].order;
+	uint64_t b = edit->slots[*(const uint32_t *)right].order;
 
 	return a < b ? -1 : a > b;
 }
@@ -81,7 +85,8 @@ static struct stfs_str entry_text(const struct stfs_edit *edit, const struct stf
 	if (slot->origin == STFS_NO_TENSOR)
 		return (struct stfs_str){NULL, 0};
 	tensor = stfs_slot_tensor(edit, slot);
-	return stfs_str_slice(edit->model->shards[slot->shard].header->text + tensor->entry_pos, tensor->entry_len);
+	return stfs_str_slice(edit->model->shards[slot->shard].header->text + tensor->entry_pos,
+			      tensor->entry_len);
 }
 
 /* Item and entry of one slot; the shape goes to `dims` when it has none of its own. */
@@ -98,13 +103,15 @@ static void describe_slot(struct part *part, size_t i, uint64_t **dims)
 		*dims += slot->rank;
 	}
 	part->items[i] = (struct stfs_layout_item){
-		.old = STFS_LAYOUT_NEW, .size = slot->len, .alignment = stfs_dtype_alignment(slot->dtype)};
+		.old = STFS_LAYOUT_NEW, .size = slot->len,
+		.alignment = stfs_dtype_alignment(slot->dtype)};
 	part->sources[i] = slot->source;
 	part->header_items[i] = (struct stfs_header_item){
 		.name = slot->name, .dtype = slot->dtype, .dims = shape, .rank = slot->rank,
 		.source = entry_text(edit, slot)};
 	if (!slot->is_new)
-		part->items[i].old = stfs_header_data_start(header) + stfs_slot_tensor(edit, slot)->begin;
+		part->items[i].old = stfs_header_data_start(header) +
+				     stfs_slot_tensor(edit, slot)->begin;
 }
 
 static int describe_pairs(struct part *part)
@@ -167,7 +174,8 @@ static int make_part(struct part *part)
 /* ---- Headers ---- */
 
 /* The text for the places of a plan, as long as the plan has it. */
-static int write_header(void *data, const struct stfs_plan *plan, struct stfs_buf *out, struct stfs_err *err)
+static int write_header(void *data, const struct stfs_plan *plan, struct stfs_buf *out,
+			struct stfs_err *err)
 {
 	struct part *part = data;
 	size_t at = out->len;
@@ -229,7 +237,8 @@ static int make_file(struct part *part, struct stfs_commit_file *file, struct st
 	};
 	file->problem.compact = edit->compact;
 	if (shard) {
-		file->header_hash = stfs_commit_hash(stfs_str_slice(shard->header->text, shard->header->text_len));
+		file->header_hash = stfs_commit_hash(stfs_str_slice(shard->header->text,
+								    shard->header->text_len));
 		file->problem.file.length = shard->size;
 		file->problem.file.data_start = stfs_header_data_start(shard->header);
 	}
@@ -254,7 +263,8 @@ static uint32_t *heirs(const struct stfs_edit *edit)
 }
 
 /* What became of the tensor with this id: whether the index has to say so. */
-static bool tell_change(const struct stfs_edit *edit, uint32_t id, uint32_t heir, struct stfs_index_change *change)
+static bool tell_change(const struct stfs_edit *edit, uint32_t id, uint32_t heir,
+			struct stfs_index_change *change)
 {
 	struct stfs_tensor_ref ref;
 
@@ -268,7 +278,8 @@ static bool tell_change(const struct stfs_edit *edit, uint32_t id, uint32_t heir
 	return !stfs_str_equal(ref.name, change->new_name);
 }
 
-static size_t list_changes(const struct stfs_edit *edit, const uint32_t *heir, struct stfs_index_change *changes)
+static size_t list_changes(const struct stfs_edit *edit, const uint32_t *heir,
+			   struct stfs_index_change *changes)
 {
 	size_t count = 0;
 
@@ -312,7 +323,8 @@ static int make_index(struct stfs_edit *edit, struct commit_parts *all, struct s
 		return -ENOMEM;
 	what.items = changes;
 	what.count = list_changes(edit, heir, changes);
-	if (what.count == 0 && (!edit->model->index.has_total_size || edit->model->index.total_size == what.total_size))
+	if (what.count == 0 && (!edit->model->index.has_total_size ||
+				edit->model->index.total_size == what.total_size))
 		return 0;
 	r = stfs_model_index_text(edit->model, &text, &len, err);
 	if (r == 0)
@@ -344,10 +356,14 @@ static int keep_pair(struct stfs_edit *edit, const bool *empty, const struct stf
 	if (heir == edit->shard_count)
 		return 0; /* the model would lose its last tensor, which the index refuses */
 	stfs_edit_touch(edit, heir);
-	return stfs_edit_add_pair(&edit->shards[heir], key, stfs_str_slice(pair->value, pair->value_len));
+	return stfs_edit_add_pair(&edit->shards[heir], key,
+				  stfs_str_slice(pair->value, pair->value_len));
 }
 
-/* A shard that loses its last tensor drops out of the index: what metadata it alone had goes to another. */
+/*
+ * A shard that loses its last tensor drops out of the index: what metadata it alone had goes to
+ * another.
+ */
 static int keep_metadata(struct stfs_edit *edit)
 {
 	STFS_AUTO_FREE bool *empty = calloc(edit->shard_count, sizeof(*empty));
@@ -391,7 +407,8 @@ static int make_parts(struct stfs_edit *edit, struct commit_parts *all, struct s
 		r = make_index(edit, all, err);
 	if (r == 0 && all->has_index)
 		all->files[all->count] = (struct stfs_commit_file){
-			.name = edit->name, .fd = edit->model->index_fd, .content = &all->index, .new_fd = -1};
+			.name = edit->name, .fd = edit->model->index_fd, .content = &all->index,
+			.new_fd = -1};
 	all->commit = (struct stfs_commit){
 		.folder_fd = edit->folder_fd,
 		.model = edit->name,
@@ -416,11 +433,13 @@ static size_t count_shifts(const struct stfs_plan *plan)
 	size_t shifts = 0;
 
 	for (size_t i = 0; i < plan->count; i++)
-		shifts += plan->steps[i].kind == STFS_STEP_COLLAPSE || plan->steps[i].kind == STFS_STEP_INSERT;
+		shifts += plan->steps[i].kind == STFS_STEP_COLLAPSE ||
+			  plan->steps[i].kind == STFS_STEP_INSERT;
 	return shifts;
 }
 
-static int fill_result(const struct stfs_edit *edit, const struct commit_parts *all, struct stfs_edit_result *result)
+static int fill_result(const struct stfs_edit *edit, const struct commit_parts *all,
+		       struct stfs_edit_result *result)
 {
 	if (!result)
 		return 0;
@@ -469,8 +488,8 @@ int stfs_edit_plan(struct stfs_edit *edit, struct stfs_edit_result *result, stru
 /* ---- Afterwards ---- */
 
 /*
- * Opens the model as it is now. The locks pass on: what is open stays open, through duplicates, until the
- * new handle has it.
+ * Opens the model as it is now. The locks pass on: what is open stays open, through duplicates,
+ * until the new handle has it.
  */
 static int reopen(struct stfs_edit *edit, const struct commit_parts *all, struct stfs_err *err)
 {
@@ -490,11 +509,13 @@ static int reopen(struct stfs_edit *edit, const struct commit_parts *all, struct
 		while (k < count && strcmp(given[k].name, edit->model->shards[i].name) != 0)
 			k++;
 		if (k == count)
-			given[count++] = (struct stfs_given){edit->model->shards[i].name, edit->model->shards[i].fd};
+			given[count++] = (struct stfs_given){edit->model->shards[i].name,
+							     edit->model->shards[i].fd};
 	}
 	if (edit->model && stfs_model_is_sharded(edit->model) && !all->has_index)
 		given[count++] = (struct stfs_given){edit->name, edit->model->index_fd};
-	r = stfs_model_open_given(edit->real, STFS_OPEN_WRITE | STFS_OPEN_LOCK, given, count, &fresh, err);
+	r = stfs_model_open_given(edit->real, STFS_OPEN_WRITE | STFS_OPEN_LOCK, given, count,
+				  &fresh, err);
 	if (r < 0)
 		return r;
 	stfs_edit_unload(edit);
@@ -510,9 +531,9 @@ static int check_shards(const struct stfs_edit *edit, struct stfs_err *err)
 		int r = stfs_shard_check(&edit->model->shards[i]);
 
 		if (r == -ESTALE)
-			return stfs_err_set(err, r, STFS_NO_POSITION, "%s: another program has changed %s since it "
-					    "was opened; nothing was changed", edit->path,
-					    edit->model->shards[i].name);
+			return stfs_err_set(err, r, STFS_NO_POSITION, "%s: another program has "
+					    "changed %s since it was opened; nothing was changed",
+					    edit->path, edit->model->shards[i].name);
 		if (r < 0)
 			return stfs_err_errno(err, r, "%s", edit->path);
 	}
@@ -538,8 +559,8 @@ static int run(struct stfs_edit *edit, struct commit_parts *all, const struct st
 		r = reopen(edit, all, err);
 	if (r < 0) {
 		edit->stuck = true; /* what is staged is committed: it must not be committed again */
-		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: the edits are committed, but the model cannot be "
-				    "opened again", edit->path);
+		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: the edits are committed, but "
+				    "the model cannot be opened again", edit->path);
 	}
 	return 0;
 }
@@ -553,10 +574,11 @@ int stfs_edit_commit(struct stfs_edit *edit, const struct stfs_progress *progres
 	if (result)
 		*result = (struct stfs_edit_result){0};
 	if (edit->flags & STFS_EDIT_DRY_RUN)
-		return stfs_err_set(err, -EROFS, STFS_NO_POSITION, "%s: was opened for a dry run", edit->path);
+		return stfs_err_set(err, -EROFS, STFS_NO_POSITION, "%s: was opened for a "
+				    "dry run", edit->path);
 	if (edit->stuck)
-		return stfs_err_set(err, -EROFS, STFS_NO_POSITION, "%s: a commit stopped half-way; `stfs recover` "
-				    "finishes it", edit->path);
+		return stfs_err_set(err, -EROFS, STFS_NO_POSITION, "%s: a commit stopped half-way; "
+				    "`stfs recover` finishes it", edit->path);
 	if (!stfs_edit_pending(edit))
 		return 0;
 	r = run(edit, &all, progress, result, err);

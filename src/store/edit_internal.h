@@ -9,8 +9,8 @@
 /* A tensor as staged, or one that was and is no more. */
 struct stfs_slot {
 	struct stfs_str name;
-	uint64_t order;  /* its place in the header: of those read from it their number, then ever larger */
-	uint32_t origin; /* id of the tensor whose entry, and bytes unless is_new, it has; or STFS_NO_TENSOR */
+	uint64_t order;  /* its place in the header: of those read their number, then ever larger */
+	uint32_t origin; /* id of whose entry, and bytes unless is_new, it has; or STFS_NO_TENSOR */
 	uint32_t shard;
 	enum stfs_dtype dtype;
 	uint64_t *dims; /* owned; NULL: those of origin, or rank 0 */
@@ -80,7 +80,9 @@ uint32_t stfs_edit_slot(const struct stfs_edit *edit, struct stfs_str name);
 static inline const struct stfs_tensor *stfs_slot_tensor(const struct stfs_edit *edit,
 							 const struct stfs_slot *slot)
 {
-	return &edit->model->shards[slot->shard].header->tensors[slot->origin - edit->model->first_id[slot->shard]];
+	uint32_t number = slot->origin - edit->model->first_id[slot->shard];
+
+	return &edit->model->shards[slot->shard].header->tensors[number];
 }
 /* Slots in header order. 0 or -ENOMEM. */
 int stfs_edit_make_view(struct stfs_edit *edit);

@@ -119,7 +119,8 @@ static int prepare_pair(struct stfs_edit_shard *shard, struct stfs_str key, stru
 }
 
 /* Takes over what was prepared; cannot fail. */
-static void put_pair(struct stfs_edit *edit, uint32_t number, struct stfs_str key, struct stfs_pair *fresh)
+static void put_pair(struct stfs_edit *edit, uint32_t number, struct stfs_str key,
+		     struct stfs_pair *fresh)
 {
 	struct stfs_edit_shard *shard = &edit->shards[number];
 	struct stfs_pair *pair;
@@ -138,7 +139,8 @@ static void put_pair(struct stfs_edit *edit, uint32_t number, struct stfs_str ke
 	touch(edit, number);
 }
 
-int stfs_edit_set(struct stfs_edit *edit, struct stfs_str key, struct stfs_str value, struct stfs_err *err)
+int stfs_edit_set(struct stfs_edit *edit, struct stfs_str key, struct stfs_str value,
+		  struct stfs_err *err)
 {
 	STFS_AUTO_FREE struct stfs_pair *fresh = NULL;
 	char quoted[STFS_QUOTED_MAX];
@@ -178,14 +180,15 @@ int stfs_edit_unset(struct stfs_edit *edit, struct stfs_str key, struct stfs_err
 		free(pair->key);
 		free(pair->value);
 		shard->pair_count--;
-		memmove(pair, pair + 1, (size_t)(shard->pairs + shard->pair_count - pair) * sizeof(*pair));
+		memmove(pair, pair + 1,
+			(size_t)(shard->pairs + shard->pair_count - pair) * sizeof(*pair));
 		touch(edit, i);
 		found = true;
 	}
 	if (r < 0)
 		return stfs_err_errno(err, r, "%s", edit->path);
-	return found ? 0 : stfs_err_set(err, -ENOENT, STFS_NO_POSITION, "%s: no metadata key \"%s\"", edit->path,
-					stfs_quote(key, quoted));
+	return found ? 0 : stfs_err_set(err, -ENOENT, STFS_NO_POSITION, "%s: no metadata key "
+					"\"%s\"", edit->path, stfs_quote(key, quoted));
 }
 
 int stfs_edit_unset_all(struct stfs_edit *edit, struct stfs_err *err)
@@ -222,7 +225,8 @@ int stfs_edit_metadata(const struct stfs_edit *edit,
 		const struct stfs_edit_shard *shard = &edit->shards[i];
 
 		for (size_t k = 0; r == 0 && k < shard->pair_count; k++) {
-			struct stfs_str key = stfs_str_slice(shard->pairs[k].key, shard->pairs[k].key_len);
+			struct stfs_str key = stfs_str_slice(shard->pairs[k].key,
+							     shard->pairs[k].key_len);
 
 			if (!told_before(edit, i, key))
 				r = each(data, key, stfs_str_slice(shard->pairs[k].value,

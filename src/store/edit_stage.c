@@ -8,7 +8,10 @@
 #include "base/utf8.h"
 #include "store/edit_internal.h"
 
-/* A header's entry has some 40 digits for a dimension at the least; a shape longer than this fits none. */
+/*
+ * A header's entry has some 40 digits for a dimension at the least; a shape longer than this fits
+ * none.
+ */
 #define RANK_MOST (STFS_HEADER_MAX / 2)
 
 static int out_of_memory(const struct stfs_edit *edit, int r, struct stfs_err *err)
@@ -31,8 +34,8 @@ static int check_name(const struct stfs_edit *edit, struct stfs_str name, struct
 }
 
 /* Bytes of a tensor: 0 or -EINVAL with a word about why there is no such tensor. */
-static int measure(struct stfs_str name, enum stfs_dtype dtype, const uint64_t *dims, size_t rank, uint64_t *len,
-		   struct stfs_err *err)
+static int measure(struct stfs_str name, enum stfs_dtype dtype, const uint64_t *dims, size_t rank,
+		   uint64_t *len, struct stfs_err *err)
 {
 	char quoted[STFS_QUOTED_MAX];
 	uint64_t elements = 1;
@@ -47,12 +50,13 @@ static int measure(struct stfs_str name, enum stfs_dtype dtype, const uint64_t *
 	if (r == 0 && *len > INT64_MAX / 2)
 		r = -EOVERFLOW;
 	if (r == -EDOM)
-		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "tensor \"%s\": %s elements have %u bits, and "
-				    "so many do not end on a byte", stfs_quote(name, quoted),
-				    stfs_dtype_info(dtype)->name, stfs_dtype_info(dtype)->bits);
+		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "tensor \"%s\": %s elements "
+				    "have %u bits, and so many do not end on a byte",
+				    stfs_quote(name, quoted), stfs_dtype_info(dtype)->name,
+				    stfs_dtype_info(dtype)->bits);
 	if (r < 0)
-		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "tensor \"%s\": the shape is too large for "
-				    "any file", stfs_quote(name, quoted));
+		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "tensor \"%s\": the shape is "
+				    "too large for any file", stfs_quote(name, quoted));
 	return 0;
 }
 
@@ -89,8 +93,8 @@ static void free_slot(struct stfs_slot *slot)
 }
 
 /*
- * The file for a new tensor: that of the tensor before it in natural order, so that a layer stays together;
- * of the first one if there is none before it.
+ * The file for a new tensor: that of the tensor before it in natural order, so that a layer stays
+ * together; of the first one if there is none before it.
  */
 static int nearest_shard(struct stfs_edit *edit, struct stfs_str name, uint32_t *shard)
 {
@@ -122,8 +126,8 @@ static int nearest_shard(struct stfs_edit *edit, struct stfs_str name, uint32_t 
 int stfs_edit_put(struct stfs_edit *edit, struct stfs_str name, enum stfs_dtype dtype,
 		  const uint64_t *dims, size_t rank, struct stfs_source source, struct stfs_err *err)
 {
-	struct stfs_slot slot = {.origin = STFS_NO_TENSOR, .dtype = dtype, .source = source, .is_new = true,
-				 .typed = true};
+	struct stfs_slot slot = {.origin = STFS_NO_TENSOR, .dtype = dtype, .source = source,
+				 .is_new = true, .typed = true};
 	uint32_t number;
 	int r = check_name(edit, name, err);
 
@@ -183,9 +187,11 @@ int stfs_edit_retype(struct stfs_edit *edit, struct stfs_str name, enum stfs_dty
 	if (r < 0)
 		return r;
 	if (len != edit->slots[number].len)
-		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "tensor \"%s\": has %llu bytes, that type and "
-				    "shape have %llu", stfs_quote(name, quoted),
-				    (unsigned long long)edit->slots[number].len, (unsigned long long)len);
+		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "tensor \"%s\": has %llu "
+				    "bytes, that type and shape have %llu",
+				    stfs_quote(name, quoted),
+				    (unsigned long long)edit->slots[number].len,
+				    (unsigned long long)len);
 	r = copy_dims(&typed, dims, rank);
 	if (r < 0)
 		return out_of_memory(edit, r, err);
@@ -260,8 +266,8 @@ static int taken(const struct stfs_edit *edit, const struct moves *moves, size_t
 {
 	char quoted[STFS_QUOTED_MAX], quoted_to[STFS_QUOTED_MAX];
 
-	return stfs_err_set(err, -EEXIST, STFS_NO_POSITION, "%s: cannot rename \"%s\" to \"%s\": %s", edit->path,
-			    stfs_quote(edit->slots[moves->from[i]].name, quoted),
+	return stfs_err_set(err, -EEXIST, STFS_NO_POSITION, "%s: cannot rename \"%s\" to \"%s\": %s",
+			    edit->path, stfs_quote(edit->slots[moves->from[i]].name, quoted),
 			    stfs_quote(moves->made[i].name, quoted_to), by);
 }
 
@@ -271,7 +277,8 @@ static struct stfs_str made_name(const void *owner, uint32_t number)
 }
 
 /* Whether the new names are free, those of the renamed tensors counting as such. */
-static int check_moves(struct stfs_edit *edit, const struct moves *moves, bool replace, struct stfs_err *err)
+static int check_moves(struct stfs_edit *edit, const struct moves *moves, bool replace,
+		       struct stfs_err *err)
 {
 	struct stfs_nametable targets = {0};
 	int r = stfs_nametable_make(&targets, &edit->key, (uint32_t)moves->count);
@@ -292,7 +299,10 @@ static int check_moves(struct stfs_edit *edit, const struct moves *moves, bool r
 	return r;
 }
 
-/* Takes the tensors out of the table, each once; puts `count` of them back when one stands there twice. */
+/*
+ * Takes the tensors out of the table, each once; puts them back when one stands there
+ * twice.
+ */
 static int take_out(struct stfs_edit *edit, const struct moves *moves, struct stfs_err *err)
 {
 	for (size_t i = 0; i < moves->count; i++) {
@@ -304,8 +314,8 @@ static int take_out(struct stfs_edit *edit, const struct moves *moves, struct st
 		}
 		while (i-- > 0)
 			edit->slots[moves->from[i]].removed = false;
-		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: a tensor is renamed twice at once",
-				    edit->path);
+		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: a tensor is renamed twice "
+				    "at once", edit->path);
 	}
 	return 0;
 }

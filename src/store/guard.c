@@ -43,8 +43,9 @@ static bool in_cache(const char *path)
 
 static int refuse_cache(const struct stfs_edit *edit, struct stfs_err *err)
 {
-	return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: is in a cache that other programs share, where "
-			    "a file's name is the hash of its content" HINT, edit->path);
+	return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: is in a cache that other programs "
+			    "share, where a file's name is the hash of its content" HINT,
+			    edit->path);
 }
 
 /* The folder and name behind a real path. */
@@ -76,8 +77,8 @@ int stfs_edit_resolve(struct stfs_edit *edit, const char *path, struct stfs_err 
 		r = refuse_cache(edit, err);
 	else if (in_cache(real) && found.is_index)
 		/* Its shards are links too, into files that have no names of their own. */
-		r = stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: a sharded model cannot be changed inside "
-				 "a cache; copy its folder first (cp -rL)", path);
+		r = stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: a sharded model cannot be "
+				 "changed inside a cache; copy its folder first (cp -rL)", path);
 	else
 		r = split(edit, real);
 	stfs_resolved_free(&found);
@@ -131,9 +132,9 @@ int stfs_edit_guard(const struct stfs_edit *edit, struct stfs_err *err)
 		if (fstatat(edit->model->resolved.folder_fd, shard->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 			return stfs_err_errno(err, -errno, "%s: %s", edit->path, shard->name);
 		if (S_ISLNK(st.st_mode))
-			return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: %s is a link; the files of a "
-					    "sharded model are changed only where they are (cp -rL the folder)",
-					    edit->path, shard->name);
+			return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: %s is a link; the "
+					    "files of a sharded model are changed only where they "
+					    "are (cp -rL the folder)", edit->path, shard->name);
 	}
 	return r;
 }

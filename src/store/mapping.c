@@ -9,7 +9,8 @@
 /* A mapping of the whole file, or NULL. */
 static char *lay(const struct stfs_mapping *mapping)
 {
-	void *base = stfs_io->mmap(NULL, mapping->len, PROT_READ, MAP_SHARED | MAP_NORESERVE, mapping->fd, 0);
+	void *base = stfs_io->mmap(NULL, mapping->len, PROT_READ, MAP_SHARED | MAP_NORESERVE,
+				   mapping->fd, 0);
 
 	return base == MAP_FAILED ? NULL : base;
 }

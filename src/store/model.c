@@ -34,8 +34,8 @@ static int open_index(struct stfs_model *model, unsigned flags, int given, struc
 	if (given >= 0)
 		model->index_fd = fcntl(given, F_DUPFD_CLOEXEC, 3);
 	else
-		r = stfs_resolve_open(model->resolved.folder_fd, model->resolved.name, flags, &model->index_fd,
-				      &st, &irregular);
+		r = stfs_resolve_open(model->resolved.folder_fd, model->resolved.name, flags,
+				      &model->index_fd, &st, &irregular);
 	if (irregular)
 		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: not a regular file", path);
 	if (r == -EBUSY)
@@ -129,7 +129,8 @@ static int open_shards(struct stfs_model *model, unsigned flags, const struct st
 	if (!model->shards || !model->first_id)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < count; i++) {
-		const char *name = model->resolved.is_index ? model->index.files[i] : model->resolved.name;
+		const char *name = model->resolved.is_index ? model->index.files[i]
+							    : model->resolved.name;
 
 		r = stfs_shard_open(&model->shards[i], model->resolved.folder_fd, name, flags,
 				    given_fd(given, given_count, name));
@@ -189,19 +190,21 @@ static int admit(struct stfs_model *model, bool tolerant, struct stfs_err *err)
 
 		where = label(model, shard, name, sizeof(name));
 		if (shard->irregular)
-			return stfs_err_set(err, shard->status, STFS_NO_POSITION, "%s: not a regular file",
-					    where);
+			return stfs_err_set(err, shard->status, STFS_NO_POSITION, "%s: not a "
+					    "regular file", where);
 		if (shard->status == -EBUSY)
-			return stfs_err_set(err, shard->status, STFS_NO_POSITION, STFS_BUSY_TEXT, where);
+			return stfs_err_set(err, shard->status, STFS_NO_POSITION, STFS_BUSY_TEXT,
+					    where);
 		if (shard->status == -ENOENT && model->resolved.is_index)
-			return stfs_err_set(err, shard->status, STFS_NO_POSITION,
-					    "%s: No such file or directory; fetch it again (until then the "
-					    "other files of the model can be read one by one)", where);
+			return stfs_err_set(err, shard->status, STFS_NO_POSITION, "%s: No such "
+					    "file or directory; fetch it again (until then the "
+					    "other files of the model can be read one by one)",
+					    where);
 		if (shard->status < 0)
 			return stfs_err_errno(err, shard->status, "%s", where);
 		if (stfs_findings_error(&shard->findings, tolerant, &why) < 0)
-			return stfs_err_set(err, why.code, why.position, "%s: byte %" PRIu64 ": %s", where,
-					    why.position, why.message);
+			return stfs_err_set(err, why.code, why.position, "%s: byte %" PRIu64 ": %s",
+					    where, why.position, why.message);
 	}
 	if (stfs_findings_error(&model->findings, tolerant, &why) < 0)
 		return stfs_err_set(err, why.code, why.position, "%s: %s", model->resolved.path,
@@ -251,8 +254,9 @@ static int open_parts(struct stfs_model *model, const char *path, unsigned flags
 	/* Between two of its files being changed nobody may read them as one model. */
 	if (r == 0 && model->resolved.is_index && !(flags & STFS_OPEN_WRITE) &&
 	    stfs_commit_interrupted(model->resolved.folder_fd, model->resolved.name) > 0)
-		r = stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: a commit is under way, or was interrupted: "
-				 "`stfs recover` finishes it", model->resolved.path);
+		r = stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: a commit is under way, or "
+				 "was interrupted: `stfs recover` finishes it",
+				 model->resolved.path);
 	return r;
 }
 
@@ -292,8 +296,8 @@ int stfs_model_open(const char *path, unsigned flags, struct stfs_model **model,
 	return stfs_model_open_given(path, flags, NULL, 0, model, err);
 }
 
-int stfs_model_open_given(const char *path, unsigned flags, const struct stfs_given *given, size_t count,
-			  struct stfs_model **model, struct stfs_err *err)
+int stfs_model_open_given(const char *path, unsigned flags, const struct stfs_given *given,
+			  size_t count, struct stfs_model **model, struct stfs_err *err)
 {
 	struct stfs_err why = STFS_ERR_INIT;
 	struct stfs_model *made = calloc(1, sizeof(*made));

@@ -110,7 +110,8 @@ ssize_t stfs_model_pread(const struct stfs_model *model, const struct stfs_tenso
  * stfs_header_metadata().
  */
 int stfs_model_metadata(const struct stfs_model *model,
-			int (*each)(void *data, struct stfs_str key, struct stfs_str value), void *data);
+			int (*each)(void *data, struct stfs_str key, struct stfs_str value),
+			void *data);
 
 enum stfs_interrupted {
 	STFS_NOT_INTERRUPTED,

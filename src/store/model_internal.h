@@ -11,8 +11,8 @@ struct stfs_given {
 };
 
 /* As stfs_model_open(); duplicates of `given` stand for the files of those names. */
-int stfs_model_open_given(const char *path, unsigned flags, const struct stfs_given *given, size_t count,
-			  struct stfs_model **model, struct stfs_err *err);
+int stfs_model_open_given(const char *path, unsigned flags, const struct stfs_given *given,
+			  size_t count, struct stfs_model **model, struct stfs_err *err);
 
 /* The text of the index as it is in the file: *text is the caller's. 0 or -errno with `err` filled. */
 int stfs_model_index_text(struct stfs_model *model, char **text, size_t *len, struct stfs_err *err);

@@ -96,7 +96,8 @@ static int judge_index(struct stfs_model *model)
 	for (uint32_t i = 0; r == 0 && i < index->count; i++) {
 		struct stfs_str name = stfs_index_name(index, i);
 
-		if (*stfs_nametable_slot(&model->by_name, name, stfs_model_name_of, model) != STFS_NO_TENSOR)
+		if (*stfs_nametable_slot(&model->by_name, name, stfs_model_name_of, model) !=
+		    STFS_NO_TENSOR)
 			continue;
 		r = stfs_findings_add(&model->findings, STFS_RULE_TENSOR_MISSING, STFS_NO_POSITION,
 				      name, "tensor \"%s\" is in the index but not in %s",
@@ -129,9 +130,9 @@ int stfs_model_unite(struct stfs_model *model)
 		r = judge_index(model);
 	if (r == 0 && model->index.has_total_size && model->index.total_size != data_bytes(model))
 		r = stfs_findings_add(&model->findings, STFS_RULE_TOTAL_SIZE, STFS_NO_POSITION,
-				      (struct stfs_str){NULL, 0},
-				      "total_size is %" PRIu64 " in the index, the tensors have %" PRIu64
-				      " bytes", model->index.total_size, data_bytes(model));
+				      (struct stfs_str){NULL, 0}, "total_size is %" PRIu64
+				      " in the index, the tensors have %" PRIu64 " bytes",
+				      model->index.total_size, data_bytes(model));
 	stfs_index_forget(&model->index);
 	return r;
 }

@@ -21,7 +21,8 @@ enum { KEY_REMOVE, KEY_RENAME, KEY_RETYPE, KEY_METADATA, KEY_COUNT };
 bool stfs_edit_needs_rescue(const struct stfs_edit *edit)
 {
 	for (size_t i = 0; i < edit->count; i++)
-		if (!edit->slots[i].removed && edit->slots[i].is_new && edit->slots[i].source.fd == edit->spool)
+		if (!edit->slots[i].removed && edit->slots[i].is_new &&
+		    edit->slots[i].source.fd == edit->spool)
 			return true;
 	return false;
 }
@@ -135,7 +136,8 @@ static int move_to_spool(struct stfs_edit *edit, struct stfs_slot *slot, struct 
 
 static int by_source(const void *left, const void *right)
 {
-	const struct stfs_slot *a = *(struct stfs_slot *const *)left, *b = *(struct stfs_slot *const *)right;
+	const struct stfs_slot *a = *(struct stfs_slot *const *)left;
+	const struct stfs_slot *b = *(struct stfs_slot *const *)right;
 
 	if (a->source.offset != b->source.offset)
 		return a->source.offset < b->source.offset ? -1 : 1;
@@ -143,8 +145,9 @@ static int by_source(const void *left, const void *right)
 }
 
 /*
- * New tensors with bytes elsewhere are copied behind the others; so are those that have bytes of the spool
- * in common with another (a copy of one that was just put), which in a file two tensors cannot have.
+ * New tensors with bytes elsewhere are copied behind the others; so are those that have bytes of
+ * the spool in common with another (a copy of one that was just put), which in a file two tensors
+ * cannot have.
  */
 static int gather(struct stfs_edit *edit, struct stfs_err *err)
 {
@@ -194,8 +197,8 @@ static void pad(struct layout *layout, uint64_t begin, uint64_t end)
 	snprintf(layout->names[n], sizeof(layout->names[n]), "stfs.padding.%zu", n);
 	layout->dims[n] = end - begin;
 	layout->items[layout->count++] = (struct stfs_header_item){
-		.name = stfs_str_from(layout->names[n]), .dtype = STFS_U8, .dims = &layout->dims[n], .rank = 1,
-		.begin = begin, .end = end};
+		.name = stfs_str_from(layout->names[n]), .dtype = STFS_U8,
+		.dims = &layout->dims[n], .rank = 1, .begin = begin, .end = end};
 }
 
 static int lay_out(const struct stfs_edit *edit, struct layout *layout)
@@ -216,7 +219,8 @@ static int lay_out(const struct stfs_edit *edit, struct layout *layout)
 
 		if (!slot->removed && slot->is_new)
 			layout->items[layout->count++] = (struct stfs_header_item){
-				.name = slot->name, .dtype = slot->dtype, .dims = slot->dims, .rank = slot->rank,
+				.name = slot->name, .dtype = slot->dtype,
+				.dims = slot->dims, .rank = slot->rank,
 				.begin = begin, .end = begin + slot->len};
 	}
 	qsort(layout->items, layout->count, sizeof(*layout->items), by_offset);
@@ -235,18 +239,20 @@ static int write_header(struct stfs_edit *edit, const struct layout *layout, str
 	struct stfs_header_pair pairs[KEY_COUNT + 3] = {
 		{stfs_str_from("stfs.rescue"), stfs_str_from("1")},
 		{stfs_str_from("stfs.taken"), stfs_str_from(STFS_RESCUE_NOT_TAKEN)}};
-	struct stfs_header_parts parts = {.items = layout->items, .item_count = layout->count, .pairs = pairs,
-					  .pair_count = 2};
+	struct stfs_header_parts parts = {.items = layout->items, .item_count = layout->count,
+					  .pairs = pairs, .pair_count = 2};
 	STFS_AUTO_BUF struct stfs_buf out = STFS_BUF_INIT;
 	char number[24];
 	int r;
 
 	snprintf(number, sizeof(number), "%zu", layout->paddings);
-	pairs[parts.pair_count++] = (struct stfs_header_pair){stfs_str_from("stfs.padding"), stfs_str_from(number)};
+	pairs[parts.pair_count++] = (struct stfs_header_pair){stfs_str_from("stfs.padding"),
+							      stfs_str_from(number)};
 	for (int i = 0; i < KEY_COUNT; i++)
 		if (text[i].len)
 			pairs[parts.pair_count++] =
-				(struct stfs_header_pair){stfs_str_from(keys[i]), stfs_buf_str(&text[i])};
+				(struct stfs_header_pair){stfs_str_from(keys[i]),
+							  stfs_buf_str(&text[i])};
 	r = stfs_header_write(&parts, 0, &out, err);
 	if (r == 0)
 		r = stfs_header_fit(&out, 0, STFS_SPOOL_HEADER - STFS_LENGTH_WORD);
@@ -281,6 +287,8 @@ int stfs_edit_rescue(struct stfs_edit *edit, struct stfs_err *err)
 	for (int i = 0; i < KEY_COUNT; i++)
 		stfs_buf_free(&text[i]);
 	free_layout(&layout);
-	return r < 0 && err && err->code != r ? stfs_err_errno(err, r, "%s: the edits could not be kept in %s",
-							      edit->path, name ? name : "a rescue file") : r;
+	if (r < 0 && err && err->code != r)
+		stfs_err_errno(err, r, "%s: the edits could not be kept in %s", edit->path,
+			       name ? name : "a rescue file");
+	return r;
 }

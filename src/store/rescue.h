@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Edits that could not be committed, kept for later: because the model was changed underneath, say, when
- * they came through a pipe or a mount and nobody else has them.
+ * Edits that could not be committed, kept for later: because the model was changed underneath, say,
+ * when they came through a pipe or a mount and nobody else has them.
  *
- * The rescue file stands beside the model, .NAME.stfs-rescue, and is the spool itself, given a name and a
- * header: a valid safetensors file, that any program can open, of the tensors that were added or
- * replaced. Its __metadata__ says the rest, each value being JSON:
+ * The rescue file stands beside the model, .NAME.stfs-rescue, and is the spool itself, given a name
+ * and a header: a valid safetensors file, that any program can open, of the tensors that were added
+ * or replaced. Its __metadata__ says the rest, each value being JSON:
  *
  *   stfs.rescue     "1", the version
  *   stfs.remove     names of tensors to be removed: ["a", ...]
@@ -21,8 +21,9 @@
 #include "store/edit.h"
 
 /*
- * Puts what is staged into the rescue file, durable. Needs no room but for its header, and for new tensors
- * whose bytes are not in the spool. What is staged stays so. 0; -EEXIST when there is one already; -errno.
+ * Puts what is staged into the rescue file, durable. Needs no room but for its header, and for new
+ * tensors whose bytes are not in the spool. What is staged stays so. 0; -EEXIST when there is one
+ * already; -errno.
  */
 int stfs_edit_rescue(struct stfs_edit *edit, struct stfs_err *err);
 
@@ -30,10 +31,10 @@ int stfs_edit_rescue(struct stfs_edit *edit, struct stfs_err *err);
 bool stfs_edit_needs_rescue(const struct stfs_edit *edit);
 
 /*
- * Stages what the rescue file of the model holds. 1 when there is one, 0 when not, -EPERM when it is not
- * to be believed (as a journal, commit/journal.h); -EUCLEAN when a crash came while it was being committed and
- * the model is another one since: the edits are in it, or it is for a person to say; another -errno with
- * `err` filled and nothing staged that a commit could be made of.
+ * Stages what the rescue file of the model holds. 1 when there is one, 0 when not, -EPERM when it
+ * is not to be believed (as a journal, commit/journal.h); -EUCLEAN when a crash came while it was
+ * being committed and the model is another one since: the edits are in it, or it is for a person to
+ * say; another -errno with `err` filled and nothing staged that a commit could be made of.
  */
 int stfs_edit_take_up(struct stfs_edit *edit, struct stfs_err *err);
 

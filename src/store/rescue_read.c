@@ -89,8 +89,9 @@ static int read_types(void *data)
 		start = reader->json.pos;
 		r = stfs_json_skip(&reader->json, NULL, NULL);
 		if (r == 0)
-			r = stfs_sidecar_read(stfs_str_slice(reader->json.text + start, reader->json.pos - start),
-					      &sidecar, reader->err);
+			r = stfs_sidecar_read(stfs_str_slice(reader->json.text + start,
+							     reader->json.pos - start), &sidecar,
+					      reader->err);
 		if (r == 0)
 			r = stfs_edit_retype(reader->edit, name, sidecar.dtype, sidecar.shape.dims,
 					     sidecar.shape.rank, reader->err);
@@ -127,7 +128,8 @@ static int rename_all(struct reader *reader, struct stfs_str text)
 	if (!pairs)
 		return -ENOMEM;
 	for (size_t i = 0; i < reader->count / 2; i++)
-		pairs[i] = (struct stfs_edit_pair){string_at(reader, 2 * i), string_at(reader, 2 * i + 1)};
+		pairs[i] = (struct stfs_edit_pair){string_at(reader, 2 * i),
+						   string_at(reader, 2 * i + 1)};
 	return stfs_edit_rename(reader->edit, pairs, reader->count / 2, false, reader->err);
 }
 
@@ -139,7 +141,8 @@ static int set_metadata(struct reader *reader, struct stfs_str text)
 	if (r == 0)
 		r = stfs_edit_unset_all(reader->edit, reader->err);
 	for (size_t i = 0; r == 0 && i < metadata.count; i++)
-		r = stfs_edit_set(reader->edit, metadata.pairs[i].key, metadata.pairs[i].value, reader->err);
+		r = stfs_edit_set(reader->edit, metadata.pairs[i].key, metadata.pairs[i].value,
+				  reader->err);
 	stfs_metadata_free(&metadata);
 	return r;
 }
@@ -157,7 +160,8 @@ static int find_instruction(void *data, struct stfs_str key, struct stfs_str val
 	return stfs_str_is(key, wanted->key) ? stfs_buf_add_str(&wanted->text, value) : 0;
 }
 
-static int follow(struct reader *reader, const char *key, int (*act)(struct reader *reader, struct stfs_str text))
+static int follow(struct reader *reader, const char *key,
+		  int (*act)(struct reader *reader, struct stfs_str text))
 {
 	struct instruction wanted = {.key = key};
 	int r = stfs_model_metadata(reader->kept, find_instruction, &wanted);
@@ -182,11 +186,13 @@ static int put_all(struct reader *reader)
 	for (uint32_t id = 0; r == 0 && id < stfs_model_ids(kept); id++) {
 		STFS_AUTO_FREE uint64_t *dims = NULL;
 
-		if (!stfs_model_tensor(kept, id, &ref) || stfs_str_starts_with(ref.name, "stfs.padding."))
+		if (!stfs_model_tensor(kept, id, &ref) ||
+		    stfs_str_starts_with(ref.name, "stfs.padding."))
 			continue;
 		dims = stfs_model_shape(&ref);
-		r = dims ? stfs_edit_put(reader->edit, ref.name, (enum stfs_dtype)ref.tensor->dtype, dims,
-					 ref.tensor->rank, (struct stfs_source){ref.shard->fd, ref.offset},
+		r = dims ? stfs_edit_put(reader->edit, ref.name, (enum stfs_dtype)ref.tensor->dtype,
+					 dims, ref.tensor->rank,
+					 (struct stfs_source){ref.shard->fd, ref.offset},
 					 reader->err)
 			 : -ENOMEM;
 	}
@@ -203,8 +209,9 @@ static int believe(const struct stfs_edit *edit, int fd, const char *path, struc
 	if (S_ISREG(st.st_mode) && st.st_nlink == 1 && !(st.st_mode & 022 & ~model.st_mode) &&
 	    (st.st_uid == model.st_uid || st.st_uid == 0 || st.st_uid == geteuid()))
 		return 0;
-	return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: is not believed: it belongs to another, has other "
-			    "links, or others may write to it; look where it comes from, then remove it", path);
+	return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: is not believed: it belongs to "
+			    "another, has other links, or others may write to it; look where it "
+			    "comes from, then remove it", path);
 }
 
 static int open_kept(struct stfs_edit *edit, struct stfs_err *err)
@@ -213,7 +220,8 @@ static int open_kept(struct stfs_edit *edit, struct stfs_err *err)
 	struct stat st;
 	int r;
 
-	if (!name || asprintf(&path, "%.*s%s", (int)(strlen(edit->real) - strlen(edit->name)), edit->real, name) < 0) {
+	if (!name || asprintf(&path, "%.*s%s", (int)(strlen(edit->real) - strlen(edit->name)),
+			      edit->real, name) < 0) {
 		path = NULL;
 		return -ENOMEM;
 	}
@@ -230,15 +238,17 @@ static uint64_t print_of(const struct stfs_model *model)
 {
 	uint64_t print = 1;
 
-	for (uint32_t i = 0; i < model->shard_count; i++)
-		print = 31 * print + stfs_commit_hash(stfs_str_slice(model->shards[i].header->text,
-								     model->shards[i].header->text_len));
+	for (uint32_t i = 0; i < model->shard_count; i++) {
+		const struct stfs_header *header = model->shards[i].header;
+
+		print = 31 * print + stfs_commit_hash(stfs_str_slice(header->text, header->text_len));
+	}
 	return print ? print : 1;
 }
 
 /*
- * Notes in the rescue file for which model it is being taken up, durable: a crash between the commit and the
- * removal of the file must not have the edits made twice.
+ * Notes in the rescue file for which model it is being taken up, durable: a crash between the
+ * commit and the removal of the file must not have the edits made twice.
  */
 static int note_taken(struct stfs_edit *edit, struct stfs_err *err)
 {
@@ -251,14 +261,15 @@ static int note_taken(struct stfs_edit *edit, struct stfs_err *err)
 	snprintf(digits, sizeof(digits), "%016" PRIx64, print_of(edit->model));
 	at = at ? at + sizeof(key) - 1 : NULL;
 	if (!at || at + 16 > kept->header->text + kept->header->text_len)
-		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: its rescue file is none of this program",
-				    edit->path);
+		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: its rescue file is none "
+				    "of this program", edit->path);
 	if (memcmp(at, digits, 16) == 0)
 		return 0;
 	if (memcmp(at, STFS_RESCUE_NOT_TAKEN, 16) != 0)
-		return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: a crash came while the edits of %s were being "
-				    "committed, and the model is another one since: see whether they are in it, then "
-				    "remove that file", edit->path, kept->name);
+		return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: a crash came while the "
+				    "edits of %s were being committed, and the model is another "
+				    "one since: see whether they are in it, then remove that file",
+				    edit->path, kept->name);
 	r = stfs_io_write(kept->fd, digits, 16, STFS_LENGTH_WORD + (uint64_t)(at - kept->header->text));
 	return r < 0 ? r : stfs_io_sync(kept->fd);
 }
@@ -296,5 +307,6 @@ int stfs_edit_end_rescue(struct stfs_edit *edit, struct stfs_err *err)
 		r = stfs_io_sync_folder(edit->folder_fd);
 	stfs_model_close(edit->rescue);
 	edit->rescue = NULL;
-	return r < 0 ? stfs_err_errno(err, r, "%s: its rescue file could not be removed", edit->path) : 0;
+	return r < 0 ? stfs_err_errno(err, r, "%s: its rescue file could not be removed",
+				      edit->path) : 0;
 }

@@ -100,9 +100,8 @@ static int pick(const char *path, struct stfs_resolved *resolved, struct stfs_er
 	} else if (indexes.count == 0 && models.count == 1) {
 		resolved->name = stfs_steal_ptr(&models.first);
 	} else if (indexes.count == 0 && models.count == 0) {
-		r = stfs_err_set(err, -EINVAL, STFS_NO_POSITION,
-				 "%s: no .safetensors file and no .safetensors.index.json in this folder",
-				 path);
+		r = stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: no .safetensors file and no "
+				 ".safetensors.index.json in this folder", path);
 	} else {
 		struct candidates *several = indexes.count ? &indexes : &models;
 		const char *list = stfs_buf_cstr(&several->list);
@@ -170,9 +169,11 @@ static int lock(int fd, bool exclusive)
 	return exclusive ? -errno : 0;
 }
 
-static int open_once(int folder_fd, const char *name, unsigned how, int *fd, struct stat *st, bool *irregular)
+static int open_once(int folder_fd, const char *name, unsigned how, int *fd, struct stat *st,
+		     bool *irregular)
 {
-	const int flags = O_CLOEXEC | O_NOCTTY | (how & STFS_OPEN_WRITE ? O_RDWR | O_NOFOLLOW : O_RDONLY);
+	const int flags = O_CLOEXEC | O_NOCTTY |
+			  (how & STFS_OPEN_WRITE ? O_RDWR | O_NOFOLLOW : O_RDONLY);
 	STFS_AUTO_FD int opened = -1;
 
 	*irregular = false;

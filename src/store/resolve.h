@@ -36,10 +36,11 @@ enum {
 };
 
 /*
- * Opens a regular file of the folder, for reading and with links followed unless `flags` say else. 0 with
- * *fd (the caller's) and *st set; -EBUSY when it is locked by another; -EISDIR; -EINVAL with *irregular set for a pipe, socket or device, at which it does not hang;
- * another -errno. When another program holds a write lease on the file, waits until that program has
- * given it up or the kernel has taken it (/proc/sys/fs/lease-break-time, 45 s).
+ * Opens a regular file of the folder, for reading and with links followed unless `flags` say else.
+ * 0 with *fd (the caller's) and *st set; -EBUSY when it is locked by another; -EISDIR; -EINVAL with
+ * *irregular set for a pipe, socket or device, at which it does not hang; another -errno. When
+ * another program holds a write lease on the file, waits until that program has given it up or the
+ * kernel has taken it (/proc/sys/fs/lease-break-time, 45 s).
  */
 int stfs_resolve_open(int folder_fd, const char *name, unsigned flags, int *fd, struct stat *st,
 		      bool *irregular);

@@ -19,10 +19,12 @@ static int duplicate(struct stfs_shard *shard, int given)
 	return shard->fd < 0 || fstat(shard->fd, &shard->st) < 0 ? -errno : 0;
 }
 
-static int open_file(struct stfs_shard *shard, int folder_fd, const char *name, unsigned flags, int given)
+static int open_file(struct stfs_shard *shard, int folder_fd, const char *name, unsigned flags,
+		     int given)
 {
 	int r = given >= 0 ? duplicate(shard, given)
-			   : stfs_resolve_open(folder_fd, name, flags, &shard->fd, &shard->st, &shard->irregular);
+			   : stfs_resolve_open(folder_fd, name, flags, &shard->fd, &shard->st,
+					       &shard->irregular);
 
 	if (r < 0)
 		return r;
@@ -62,7 +64,8 @@ static int read_header(struct stfs_shard *shard)
 				&shard->findings);
 }
 
-int stfs_shard_open(struct stfs_shard *shard, int folder_fd, const char *name, unsigned flags, int given)
+int stfs_shard_open(struct stfs_shard *shard, int folder_fd, const char *name, unsigned flags,
+		    int given)
 {
 	int r;
 

@@ -56,13 +56,14 @@ struct stfs_shard {
 };
 
 /*
- * Opens `name` in `folder_fd`, as stfs_resolve_open() does with `flags`, and reads its header. When `given` is
- * not -1 it is the file, open already, of which a duplicate is taken. What is
- * wrong with the file is in status and findings; fails only for want of memory or (another -errno)
- * of random numbers, and then owns nothing. Else the caller owns the shard. Waits for a lease to be
- * broken (stfs_resolve_open).
+ * Opens `name` in `folder_fd`, as stfs_resolve_open() does with `flags`, and reads its header. When
+ * `given` is not -1 it is the file, open already, of which a duplicate is taken. What is wrong with
+ * the file is in status and findings; fails only for want of memory or (another -errno) of random
+ * numbers, and then owns nothing. Else the caller owns the shard. Waits for a lease to be broken
+ * (stfs_resolve_open).
  */
-int stfs_shard_open(struct stfs_shard *shard, int folder_fd, const char *name, unsigned flags, int given);
+int stfs_shard_open(struct stfs_shard *shard, int folder_fd, const char *name, unsigned flags,
+		    int given);
 void stfs_shard_close(struct stfs_shard *shard);
 
 /* Maps the file for stfs_mapping_hold(); without it reads use pread. */

@@ -11,7 +11,10 @@
 #include "commit/beside.h"
 #include "store/edit_internal.h"
 
-/* Room is reserved in pieces of this while it is not known how much will come; growing with what came. */
+/*
+ * Room is reserved in pieces of this while it is not known how much will come; growing with what
+ * came.
+ */
 #define AHEAD (1ull << 20)
 #define AHEAD_MOST (64ull << 20)
 #define PIECE (1u << 20)
@@ -65,7 +68,8 @@ static ssize_t fill(struct input *input, char *piece, size_t want)
 	return (ssize_t)done;
 }
 
-static int take_in(struct stfs_edit *edit, struct input *input, uint64_t len, char *piece, uint64_t *taken)
+static int take_in(struct stfs_edit *edit, struct input *input, uint64_t len, char *piece,
+		   uint64_t *taken)
 {
 	uint64_t reserved = 0;
 	ssize_t got;
@@ -101,11 +105,13 @@ static int spool(struct stfs_edit *edit, struct input input, uint64_t len, struc
 	if (r == 0)
 		r = take_in(edit, &input, len, piece, &taken);
 	if (r == -ENODATA)
-		return stfs_err_set(err, r, STFS_NO_POSITION, "the input ends after %llu bytes, %llu were expected",
-				    (unsigned long long)taken, (unsigned long long)len);
+		return stfs_err_set(err, r, STFS_NO_POSITION, "the input ends after %llu bytes, "
+				    "%llu were expected", (unsigned long long)taken,
+				    (unsigned long long)len);
 	if (r == -ENOSPC)
-		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: no room beside the model for what is read "
-				    "(%llu bytes so far)", edit->path, (unsigned long long)taken);
+		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: no room beside the model for "
+				    "what is read (%llu bytes so far)", edit->path,
+				    (unsigned long long)taken);
 	if (r < 0)
 		return stfs_err_errno(err, r, "%s: spooling beside the model", edit->path);
 	*source = (struct stfs_source){.fd = edit->spool, .offset = edit->spool_end};
