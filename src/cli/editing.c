@@ -11,6 +11,7 @@
 #include "cli/human.h"
 #include "cli/jsonout.h"
 #include "cli/progress.h"
+#include "store/rescue.h"
 
 /* ---- Options ---- */
 
@@ -268,6 +269,20 @@ int stfs_editing_create(struct stfs_editing *editing, const char *path)
 	return STFS_EXIT_FAILED;
 }
 
+/* Bytes that came through a pipe are nobody's but ours: they are kept for when the model can take them. */
+static void keep(struct stfs_edit *edit)
+{
+	struct stfs_err err = STFS_ERR_INIT;
+
+	if (!stfs_edit_needs_rescue(edit))
+		return;
+	if (stfs_edit_rescue(edit, &err) < 0)
+		stfs_cli_say("%s", err.message);
+	else
+		stfs_cli_say("%s: the edits are kept in a hidden file beside it, .NAME.stfs-rescue: `stfs recover` "
+			     "takes them up, and any program can read that file as a model", stfs_edit_path(edit));
+}
+
 static int commit(struct stfs_editing *editing, void *request)
 {
 	struct stfs_edit_result result = {0};
@@ -281,7 +296,9 @@ static int commit(struct stfs_editing *editing, void *request)
 	stfs_cli_progress_end(&shown);
 	if (r < 0) {
 		code = stfs_editing_error(editing, r, &err);
-		if (stfs_edit_is_stuck(editing->edit))
+		if (!stfs_edit_is_stuck(editing->edit))
+			keep(editing->edit);
+		else
 			stfs_cli_say("%s: the commit is recorded but not finished: `stfs recover` "
 				     "finishes it", stfs_edit_path(editing->edit));
 	} else {

@@ -127,9 +127,7 @@ void stfs_edit_unload(struct stfs_edit *edit)
 	edit->shard_count = 0;
 	edit->changed = 0;
 	edit->pending = edit->compact = edit->metadata_changed = false;
-	if (edit->spool >= 0)
-		close(stfs_steal_fd(&edit->spool));
-	edit->spool_end = 0;
+	stfs_edit_close_spool(edit);
 }
 
 /* The tensors of one shard, in header order. */

@@ -58,6 +58,7 @@ struct stfs_edit {
 	uint32_t shard_count;
 	uint32_t *sorted; /* owned: ids of the model by name; NULL: to be made */
 	int spool;        /* owned; -1 until it is needed */
+	char *spool_name; /* owned: where the file system knows no files without a name */
 	uint64_t spool_end;
 	uint64_t changed; /* bytes of tensors that edits added, replaced or removed */
 	bool pending, compact, stuck;
@@ -100,9 +101,12 @@ struct stfs_pair *stfs_edit_find_pair(struct stfs_edit_shard *shard, struct stfs
 /* ---- spool.c ---- */
 
 /* The spool begins with room for the header of a rescue file; a hole until then. */
-#define STFS_SPOOL_HEADER (1u << 20)
+#define STFS_SPOOL_HEADER (4u << 20)
 
 int stfs_edit_open_spool(struct stfs_edit *edit);
+/* Gives it a name that is free: 0, -EEXIST, another -errno. */
+int stfs_edit_name_spool(struct stfs_edit *edit, const char *name);
+void stfs_edit_close_spool(struct stfs_edit *edit);
 /* As stfs_edit_spool(), of bytes that stand in a file. */
 int stfs_edit_spool_range(struct stfs_edit *edit, struct stfs_source from, uint64_t len,
 			  struct stfs_source *source, uint64_t *spooled, struct stfs_err *err);

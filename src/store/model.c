@@ -183,6 +183,7 @@ static int admit(struct stfs_model *model, bool tolerant, struct stfs_err *err)
 {
 	struct stfs_err why = STFS_ERR_INIT;
 	const char *where;
+	struct stat st;
 	char name[512];
 
 	for (uint32_t i = 0; i < model->shard_count; i++) {
@@ -192,6 +193,12 @@ static int admit(struct stfs_model *model, bool tolerant, struct stfs_err *err)
 		if (shard->irregular)
 			return stfs_err_set(err, shard->status, STFS_NO_POSITION, "%s: not a "
 					    "regular file", where);
+		/* Opened for writing, which follows no link; a loop of links leads nowhere. */
+		if (shard->status == -ELOOP &&
+		    fstatat(model->resolved.folder_fd, shard->name, &st, 0) == 0)
+			return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: is a link; the files of a "
+					    "sharded model are changed only where they are (cp -rL the folder)",
+					    where);
 		if (shard->status == -EBUSY)
 			return stfs_err_set(err, shard->status, STFS_NO_POSITION, STFS_BUSY_TEXT,
 					    where);
@@ -236,6 +243,25 @@ static void count_shown(struct stfs_model *model)
 	}
 }
 
+/* Without locks a whole commit may have come between two files being opened: then they are not one model. */
+static int check_together(struct stfs_model *model, struct stfs_err *err)
+{
+	struct stat st;
+
+	for (uint32_t i = 0; i < model->shard_count; i++) {
+		struct stfs_shard *shard = &model->shards[i];
+
+		if (shard->status < 0 || !shard->header)
+			continue;
+		if (fstatat(model->resolved.folder_fd, shard->name, &st, 0) < 0 ||
+		    st.st_ino != shard->st.st_ino || st.st_dev != shard->st.st_dev ||
+		    stfs_shard_check(shard) < 0)
+			return stfs_err_set(err, -EAGAIN, STFS_NO_POSITION, "%s: %s was changed while the "
+					    "model was being opened; try again", model->resolved.path, shard->name);
+	}
+	return 0;
+}
+
 /* All that may be wrong with the path, the index, and the shards as its parts. */
 static int open_parts(struct stfs_model *model, const char *path, unsigned flags,
 		      const struct stfs_given *given, size_t count, struct stfs_err *err)
@@ -251,6 +277,8 @@ static int open_parts(struct stfs_model *model, const char *path, unsigned flags
 	}
 	if (r == 0)
 		r = open_shards(model, flags, given, count, err);
+	if (r == 0 && model->resolved.is_index && !(flags & (STFS_OPEN_LOCK | STFS_OPEN_WRITE | STFS_OPEN_JUDGE)))
+		r = check_together(model, err);
 	/* Between two of its files being changed nobody may read them as one model. */
 	if (r == 0 && model->resolved.is_index && !(flags & STFS_OPEN_WRITE) &&
 	    stfs_commit_interrupted(model->resolved.folder_fd, model->resolved.name) > 0)

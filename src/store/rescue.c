@@ -280,8 +280,8 @@ int stfs_edit_rescue(struct stfs_edit *edit, struct stfs_err *err)
 		r = write_header(edit, &layout, text, err);
 	if (r == 0 && edit->model) /* so that the owner can take up what root has left */
 		(void)stfs_beside_adopt(edit->spool, edit->model->shards[0].fd);
-	if (r == 0 && stfs_io->link_fd(edit->spool, edit->folder_fd, name) < 0)
-		r = -errno;
+	if (r == 0)
+		r = stfs_edit_name_spool(edit, name);
 	if (r == 0)
 		r = stfs_io_sync_folder(edit->folder_fd);
 	for (int i = 0; i < KEY_COUNT; i++)

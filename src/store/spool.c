@@ -22,8 +22,6 @@
 /* Beside the model: never in a /tmp that is too small. */
 int stfs_edit_open_spool(struct stfs_edit *edit)
 {
-	STFS_AUTO_FREE char *name = NULL;
-
 	if (edit->spool >= 0)
 		return 0;
 	edit->spool_end = STFS_SPOOL_HEADER;
@@ -32,11 +30,37 @@ int stfs_edit_open_spool(struct stfs_edit *edit)
 		return 0;
 	if (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT)
 		return -errno;
-	name = stfs_beside_name(edit->name, ".stfs-spool");
-	if (!name)
+	/* It keeps its name until it is closed: it could not be given another one without. */
+	edit->spool_name = stfs_beside_name(edit->name, ".stfs-spool");
+	if (!edit->spool_name)
 		return -ENOMEM;
-	edit->spool = stfs_beside_create(edit->folder_fd, name, 0600);
-	return edit->spool < 0 ? edit->spool : stfs_io_unlink(edit->folder_fd, name);
+	edit->spool = stfs_beside_create(edit->folder_fd, edit->spool_name, 0600);
+	if (edit->spool >= 0)
+		return 0;
+	free(stfs_steal_ptr(&edit->spool_name));
+	return edit->spool;
+}
+
+int stfs_edit_name_spool(struct stfs_edit *edit, const char *name)
+{
+	int r;
+
+	if (!edit->spool_name)
+		return stfs_io->link_fd(edit->spool, edit->folder_fd, name) < 0 ? -errno : 0;
+	r = stfs_io_rename(edit->folder_fd, edit->spool_name, name, 1 /* RENAME_NOREPLACE */);
+	if (r == 0)
+		free(stfs_steal_ptr(&edit->spool_name));
+	return r;
+}
+
+void stfs_edit_close_spool(struct stfs_edit *edit)
+{
+	if (edit->spool_name)
+		(void)stfs_io_unlink(edit->folder_fd, edit->spool_name);
+	free(stfs_steal_ptr(&edit->spool_name));
+	if (edit->spool >= 0)
+		close(stfs_steal_fd(&edit->spool));
+	edit->spool_end = 0;
 }
 
 /* Where bytes come from: a stream (at < 0), or a place in a file. */

@@ -59,6 +59,7 @@ def mounted(kind, folder, size=512 << 20):
         finally:
             image.unmount()
             image.file.unlink()
+            image.path.rmdir()
         return
     path = folder / kind
     path.mkdir()

@@ -85,8 +85,16 @@ def crash_once(image, stfs_path, command, delay):
     finally:
         os.close(folder)
         running.wait()
-    image.unmount()
-    image.mount()
+    # As long as a test beside this one has a copy of the mounts, what comes back is the dead file system.
+    for _ in range(100):
+        image.unmount()
+        image.mount()
+        try:
+            (image.path / "m.safetensors").open("rb").close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"{image.path} stays dead")
 
 
 def shifting(journal):
