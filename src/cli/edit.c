@@ -61,6 +61,27 @@ static int stage_line(struct stfs_editing *editing, struct stfs_str line)
 	return stfs_editing_stage(editing, editor, words.items, (int)words.count);
 }
 
+/* No edit is longer: a value of the metadata that is comes from a file (--set KEY=@FILE). */
+#define LINE_MOST (1 << 20)
+
+/* As getline(3), but stops behind LINE_MOST bytes. */
+static ssize_t read_line(char **line, size_t *room, FILE *file)
+{
+	size_t len = 0;
+	int c = 0;
+
+	while (len <= LINE_MOST && c != '\n' && (c = getc(file)) != EOF) {
+		if (len == *room) {
+			*room = *room ? 2 * *room : 256;
+			*line = realloc(*line, *room);
+			if (!*line)
+				stfs_cli_out_of_memory();
+		}
+		(*line)[len++] = (char)c;
+	}
+	return len ? (ssize_t)len : -1;
+}
+
 static int stage_lines(struct stfs_editing *editing, FILE *file)
 {
 	STFS_AUTO_FREE char *line = NULL;
@@ -68,8 +89,10 @@ static int stage_lines(struct stfs_editing *editing, FILE *file)
 	size_t room = 0;
 	ssize_t len;
 
-	while (code == STFS_EXIT_OK && (len = getline(&line, &room, file)) >= 0) {
+	while (code == STFS_EXIT_OK && (len = read_line(&line, &room, file)) >= 0) {
 		editing->line++;
+		if (len > LINE_MOST)
+			return stfs_editing_fail(editing, "the line has more than %d bytes", LINE_MOST);
 		len -= len > 0 && line[len - 1] == '\n';
 		code = stage_line(editing, stfs_str_slice(line, (size_t)len));
 	}

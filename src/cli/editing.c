@@ -2,6 +2,7 @@
 #include "cli/editing.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -289,8 +290,15 @@ static int commit(struct stfs_editing *editing, void *request)
 	struct stfs_err err = STFS_ERR_INIT;
 	struct stfs_cli_progress shown;
 	struct stfs_progress progress = stfs_cli_progress_begin(&shown, !editing->quiet);
+	sigset_t ending, before;
 	int r = 0, code = STFS_EXIT_OK;
 
+	/* Who is asked to end in the middle ends behind it: a model that is half changed is no use to anybody. */
+	sigemptyset(&ending);
+	sigaddset(&ending, SIGINT);
+	sigaddset(&ending, SIGTERM);
+	sigaddset(&ending, SIGHUP);
+	sigprocmask(SIG_BLOCK, &ending, &before);
 	if (stfs_edit_pending(editing->edit))
 		r = stfs_edit_commit(editing->edit, &progress, &result, &err);
 	stfs_cli_progress_end(&shown);
@@ -298,15 +306,14 @@ static int commit(struct stfs_editing *editing, void *request)
 		code = stfs_editing_error(editing, r, &err);
 		if (!stfs_edit_is_stuck(editing->edit))
 			keep(editing->edit);
-		else
-			stfs_cli_say("%s: the commit is recorded but not finished: `stfs recover` "
-				     "finishes it", stfs_edit_path(editing->edit));
 	} else {
 		if (editing->editor->after)
 			code = editing->editor->after(editing, request);
 		stfs_editing_tell_result(editing, &result);
 	}
 	stfs_edit_result_free(&result);
+	fflush(stdout);
+	sigprocmask(SIG_SETMASK, &before, NULL);
 	return code;
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <locale.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -148,6 +149,7 @@ int main(int argc, char **argv)
 	if (stfs_streams_fill() < 0)
 		return STFS_EXIT_FAILED; /* with nowhere to say so */
 	stfs_raise_file_limit();
+	signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like any other (EFBIG) */
 	/* Only for the width of characters and for patterns; what we write is UTF-8 in any case. */
 	if (!setlocale(LC_CTYPE, "") || MB_CUR_MAX == 1)
 		setlocale(LC_CTYPE, "C.UTF-8");

@@ -70,6 +70,14 @@ static int plan_file(const struct stfs_commit *commit, struct stfs_commit_file *
 		return r;
 	if (r < 0)
 		return stfs_err_errno(err, r, "%s: no layout", file->name);
+	/* Nothing can take its place, or a replacement would have been planned. */
+	if (commit->readers && stfs_commit_in_place(file) &&
+	    stfs_plan_hurts_readers(&file->plan, &file->problem.file))
+		return stfs_err_set(err, -EBUSY, STFS_NO_POSITION, "%s: bytes would be moved that another "
+				    "program may be reading: it has the file open, or that cannot be told "
+				    "(only its owner can), and without its owner's rights nothing can take its "
+				    "place; nothing was changed (--readers=ignore does it all the same)",
+				    file->name);
 	return file->header(file->data, &file->plan, &file->text, err);
 }
 

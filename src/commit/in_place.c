@@ -270,7 +270,8 @@ static bool new_readers(struct stfs_commit *commit)
 	for (size_t i = 0; i < commit->count; i++) {
 		const struct stfs_commit_file *file = &commit->files[i];
 
-		if (stfs_commit_in_place(file) && file->plan.before < file->plan.count &&
+		if (stfs_commit_in_place(file) &&
+		    stfs_plan_hurts_readers(&file->plan, &file->problem.file) &&
 		    stfs_commit_has_readers(file->fd))
 			commit->readers = true;
 	}

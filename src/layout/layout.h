@@ -123,6 +123,15 @@ struct stfs_plan {
 };
 
 /*
+ * Whether a plan on the file itself changes bytes that somebody who has the old model open may be reading:
+ * by steps behind the record, or by a header that grows over where tensors lay.
+ */
+static inline bool stfs_plan_hurts_readers(const struct stfs_plan *plan, const struct stfs_layout_file *file)
+{
+	return plan->before < plan->count || plan->data_start > file->data_start;
+}
+
+/*
  * The cheapest plan. 0 with *plan filled (free it with stfs_plan_free); -EINVAL when items overlap or
  * lie outside of the file; -ENOSPC when no plan fits into file.room (plan->cost.space then says what
  * the smallest needs); -ENOMEM.

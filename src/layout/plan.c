@@ -85,12 +85,6 @@ static bool has_shift(const struct stfs_plan *plan)
 	return has_step(plan, STFS_STEP_COLLAPSE) || has_step(plan, STFS_STEP_INSERT);
 }
 
-/* Whether steps behind the record change bytes that are the old model's. */
-static bool hurts_readers(const struct stfs_plan *plan)
-{
-	return plan->before < plan->count;
-}
-
 /* The file's length behind a step on it, `now` before. */
 static uint64_t length_after(const struct stfs_step *s, uint64_t now)
 {
@@ -143,12 +137,12 @@ static int plan_best(const struct stfs_layout_view *view, const struct stfs_targ
 	int r = target->run ? stfs_steps_in_place(view, target, plan) : -ENOENT;
 
 	plan->kind = STFS_PLAN_IN_PLACE;
-	if (r == 0 && hurts_readers(plan) && file->can_clone)
+	if (r == 0 && stfs_plan_hurts_readers(plan, file) && file->can_clone)
 		plan->kind = STFS_PLAN_CLONE; /* the old file stays whole until the new one stands */
 	if (r == 0)
 		stfs_plan_reckon(view, plan);
 	if (r < 0 || plan->kind == STFS_PLAN_IN_PLACE)
-		return r == 0 && file->replace_only && hurts_readers(plan) ? -ENOENT : r;
+		return r == 0 && file->replace_only && stfs_plan_hurts_readers(plan, file) ? -ENOENT : r;
 	r = stfs_steps_rebuild(view, target, &pieces);
 	if (r == 0)
 		stfs_plan_reckon(view, &pieces);

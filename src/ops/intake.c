@@ -66,6 +66,9 @@ int stfs_intake_open(struct stfs_intake *intake, struct stfs_edit *edit, const c
 		return stfs_err_errno(err, -errno, "%s", is_stdin ? "standard input" : path);
 	if (S_ISDIR(st.st_mode))
 		return stfs_err_errno(err, -EISDIR, "%s", path);
+	if (!is_stdin && (S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode)))
+		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: is a device, which has no end to "
+				    "be known", path);
 	/* Standard input may stand anywhere in its file. */
 	if (is_stdin || !can_stay_open(intake, edit, fd, &st))
 		return stfs_edit_spool(edit, fd,

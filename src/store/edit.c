@@ -544,16 +544,18 @@ int stfs_recover(const char *path, unsigned flags, enum stfs_recovered *what, st
 
 	*what = STFS_RECOVERED_NOTHING;
 	if (r == 0)
+		r = check_others(edit, err);
+	if (r == 0)
 		r = stfs_commit_recover(edit->folder_fd, edit->name, what, err);
 	if (r == 0)
 		r = kept = has_rescue(edit);
 	stfs_edit_close(edit);
 	if (kept > 0)
 		r = commit_rescued(path, flags, what, err);
-	else if (r == 0 && *what == STFS_RECOVERED_NOTHING) {
+	else if (r == 0 && *what == STFS_RECOVERED_NOTHING)
 		clean_leftovers(path, flags, what);
+	if (r >= 0)
 		r = check_poison(path, err);
-	}
 	if (r < 0 && err && err->code != r)
 		stfs_err_errno(err, r, "%s", path);
 	return r < 0 ? r : 0;

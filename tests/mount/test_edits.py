@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Random sequences of edits by the verbs, beside a model in memory, on every file system: after each commit
 the official loader gives the same tensors and the same metadata, and nothing else is left in the folder."""
+import mmap
 import os
 import random
 
@@ -143,3 +144,26 @@ def test_random_edits_equal_a_model_in_memory(kind, seed, stfs, tmp_path):
             edit = oracle.random.choice(oracle.edits())
             edit()
             oracle.check(f"{kind}, seed {seed}, round {round_}: {edit.__name__}")
+
+
+@pytest.mark.parametrize("kind", filesystems.KINDS)
+def test_a_program_that_holds_tensors_keeps_them(kind, stfs, tmp_path):
+    """What the official loader has mapped stays as it is, whatever is edited meanwhile."""
+    with filesystems.mounted(kind, tmp_path, 512 << 20) as folder:
+        path = folder / "m.safetensors"
+        tensors = {f"t{i:02}": np.random.default_rng(i).integers(0, 255, 3000 + 517 * i, np.uint8)
+                   for i in range(24)}
+        save_file(tensors, path)
+        new = tmp_path / "new.npy"
+        np.save(new, np.arange(50_000, dtype=np.float32))
+        edits = [["metadata", path, "--set", "k=" + "x" * 20_000], ["rm", path, "t00", "t01"],
+                 ["put", path, "fresh", new], ["put", path, "t05", new], ["mv", path, "t07", "a" * 5000],
+                 ["rm", path, "t2*"], ["compact", path]]
+        for edit in edits:
+            with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as held:
+                start = 8 + int.from_bytes(held[:8], "little")
+                before = bytes(held[start:])
+                stfs(*edit)
+                assert bytes(held[start:])[:len(before)] == before, (kind, edit[0])
+            with safe_open(path, "np") as file:
+                assert len(list(file.keys())) > 0
