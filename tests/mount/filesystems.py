@@ -37,6 +37,7 @@ class Image:
     def __init__(self, kind, folder, size):
         self.kind, self.file, self.path = kind, folder / f"{kind}.img", folder / kind
         self.path.mkdir()
+        self.copies = 0
         with open(self.file, "wb") as image:
             image.truncate(size)
         run(*MAKE[kind], self.file)
@@ -47,6 +48,17 @@ class Image:
 
     def unmount(self):
         unmount(self.path)
+
+    def become(self, source):
+        """Goes on as a copy of an image. A file of its own: a test beside this one may hold a copy of all
+        mounts, and then the file system in the old one lives on (or stays dead) after the unmount."""
+        subprocess.run(["sync", "-f", str(self.path)], capture_output=True)  # one that is dead cannot
+        self.unmount()
+        self.copies += 1
+        old, self.file = self.file, self.file.with_name(f"{self.kind}-{self.copies}.img")
+        run("cp", "--sparse=always", old if source is None else source, self.file)
+        old.unlink()
+        self.mount()
 
 
 @contextlib.contextmanager
