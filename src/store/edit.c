@@ -428,19 +428,16 @@ static int claim_old(struct stfs_edit *edit, struct stfs_err *err)
 /* The folder and name of a file that is to be made. */
 static int place_new(struct stfs_edit *edit, const char *path, struct stfs_err *err)
 {
-	const char *slash = strrchr(path, '/');
-	STFS_AUTO_FREE char *folder = NULL;
 	struct stat st;
+	int r;
 
-	folder = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
-	edit->name = strdup(slash ? slash + 1 : path);
 	edit->path = strdup(path);
 	edit->real = strdup(path);
-	if (!folder || !edit->name || !edit->path || !edit->real)
+	if (!edit->path || !edit->real)
 		return -ENOMEM;
-	edit->folder_fd = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (edit->folder_fd < 0)
-		return stfs_err_errno(err, -errno, "%s", folder);
+	r = stfs_resolve_place(path, &edit->folder_fd, &edit->name, err);
+	if (r < 0)
+		return r;
 	if (!*edit->name || strcmp(edit->name, ".") == 0 || strcmp(edit->name, "..") == 0)
 		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: is no name for a file", path);
 	/*

@@ -48,19 +48,6 @@ static int refuse_cache(const struct stfs_edit *edit, struct stfs_err *err)
 			    edit->path);
 }
 
-/* The folder and name behind a real path. */
-static int split(struct stfs_edit *edit, const char *path)
-{
-	const char *slash = strrchr(path, '/');
-	STFS_AUTO_FREE char *folder = strndup(path, slash == path ? 1 : (size_t)(slash - path));
-
-	edit->name = strdup(slash + 1);
-	if (!folder || !edit->name)
-		return -ENOMEM;
-	edit->folder_fd = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	return edit->folder_fd < 0 ? -errno : 0;
-}
-
 int stfs_edit_resolve(struct stfs_edit *edit, const char *path, struct stfs_err *err)
 {
 	struct stfs_resolved found;
@@ -80,7 +67,7 @@ int stfs_edit_resolve(struct stfs_edit *edit, const char *path, struct stfs_err 
 		r = stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: a sharded model cannot be "
 				 "changed inside a cache; copy its folder first (cp -rL)", path);
 	else
-		r = split(edit, real);
+		r = stfs_resolve_place(real, &edit->folder_fd, &edit->name, NULL);
 	stfs_resolved_free(&found);
 	if (r == 0)
 		edit->real = stfs_steal_ptr(&real);

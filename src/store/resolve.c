@@ -117,18 +117,20 @@ static int pick(const char *path, struct stfs_resolved *resolved, struct stfs_er
 	return r;
 }
 
-/* Opens the folder that holds `path` and keeps its last component. */
-static int split(const char *path, struct stfs_resolved *resolved)
+int stfs_resolve_place(const char *path, int *folder_fd, char **name, struct stfs_err *err)
 {
 	const char *slash = strrchr(path, '/');
-	STFS_AUTO_FREE char *folder = NULL;
+	STFS_AUTO_FREE char *folder = NULL, *last = NULL;
 
 	folder = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
-	resolved->name = strdup(slash ? slash + 1 : path);
-	if (!folder || !resolved->name)
-		return -ENOMEM;
-	resolved->folder_fd = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	return resolved->folder_fd < 0 ? -errno : 0;
+	last = strdup(slash ? slash + 1 : path);
+	if (!folder || !last)
+		return stfs_err_errno(err, -ENOMEM, "%s", path);
+	*folder_fd = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (*folder_fd < 0)
+		return stfs_err_errno(err, -errno, "%s", folder);
+	*name = stfs_steal_ptr(&last);
+	return 0;
 }
 
 int stfs_resolve(const char *path, struct stfs_resolved *resolved, struct stfs_err *err)
@@ -147,7 +149,7 @@ int stfs_resolve(const char *path, struct stfs_resolved *resolved, struct stfs_e
 		r = resolved->folder_fd < 0 ? stfs_err_errno(err, -errno, "%s", path)
 					    : pick(path, resolved, err);
 	} else {
-		r = split(path, resolved);
+		r = stfs_resolve_place(path, &resolved->folder_fd, &resolved->name, NULL);
 		if (r < 0)
 			r = stfs_err_errno(err, r, "%s", path);
 		else

@@ -26,6 +26,12 @@ struct stfs_resolved {
 int stfs_resolve(const char *path, struct stfs_resolved *resolved, struct stfs_err *err);
 void stfs_resolved_free(struct stfs_resolved *resolved);
 
+/*
+ * Takes apart a path whose last component need not exist: *folder_fd (O_PATH) and *name, empty behind a
+ * trailing slash, are the caller's. 0, or -errno with `err` (may be NULL) filled and neither of them.
+ */
+int stfs_resolve_place(const char *path, int *folder_fd, char **name, struct stfs_err *err);
+
 /* How a file of a model is opened; beside the flags of stfs_model_open() (store/model.h). */
 enum {
 	/* For reading and writing, and no link. */
