@@ -99,13 +99,17 @@ void stfs_edit_touch(struct stfs_edit *edit, uint32_t shard)
 
 /* ---- What is staged ---- */
 
+void stfs_slot_free(struct stfs_slot *slot)
+{
+	if (slot->name_owned)
+		free((void *)(uintptr_t)slot->name.ptr);
+	free(slot->dims);
+}
+
 static void free_slots(struct stfs_edit *edit)
 {
-	for (size_t i = 0; i < edit->count; i++) {
-		if (edit->slots[i].name_owned)
-			free((void *)(uintptr_t)edit->slots[i].name.ptr);
-		free(edit->slots[i].dims);
-	}
+	for (size_t i = 0; i < edit->count; i++)
+		stfs_slot_free(&edit->slots[i]);
 	free(edit->slots);
 	edit->slots = NULL;
 	edit->count = edit->cap = 0;

@@ -85,6 +85,8 @@ static inline const struct stfs_tensor *stfs_slot_tensor(const struct stfs_edit 
 
 	return &edit->model->shards[slot->shard].header->tensors[number];
 }
+/* Frees what a slot owns. */
+void stfs_slot_free(struct stfs_slot *slot);
 /* Slots in header order. 0 or -ENOMEM. */
 int stfs_edit_make_view(struct stfs_edit *edit);
 void stfs_edit_touch(struct stfs_edit *edit, uint32_t shard);

@@ -85,13 +85,6 @@ static int copy_dims(struct stfs_slot *slot, const uint64_t *dims, size_t rank)
 	return 0;
 }
 
-static void free_slot(struct stfs_slot *slot)
-{
-	if (slot->name_owned)
-		free((void *)(uintptr_t)slot->name.ptr);
-	free(slot->dims);
-}
-
 /*
  * The file for a new tensor: that of the tensor before it in natural order, so that a layer stays
  * together; of the first one if there is none before it.
@@ -144,7 +137,7 @@ int stfs_edit_put(struct stfs_edit *edit, struct stfs_str name, enum stfs_dtype 
 	if (r == 0)
 		r = copy_dims(&slot, dims, rank);
 	if (r < 0) {
-		free_slot(&slot);
+		stfs_slot_free(&slot);
 		return out_of_memory(edit, r, err);
 	}
 	slot.order = edit->next_order++;
@@ -229,7 +222,7 @@ struct moves {
 static void free_moves(struct moves *moves, bool names)
 {
 	for (size_t i = 0; names && i < moves->count; i++)
-		free_slot(&moves->made[i]);
+		stfs_slot_free(&moves->made[i]);
 	free(moves->from);
 	free(moves->made);
 }
