@@ -184,6 +184,11 @@ static int by_order(const void *left, const void *right, void *data)
 	return a->order < b->order ? -1 : a->order > b->order;
 }
 
+void stfs_edit_sort_slots(struct stfs_edit *edit, uint32_t *numbers, size_t count)
+{
+	qsort_r(numbers, count, sizeof(*numbers), by_order, edit);
+}
+
 int stfs_edit_make_view(struct stfs_edit *edit)
 {
 	if (edit->view)
@@ -195,7 +200,7 @@ int stfs_edit_make_view(struct stfs_edit *edit)
 	for (size_t i = 0; i < edit->count; i++)
 		if (!edit->slots[i].removed && !edit->slots[i].hidden)
 			edit->view[edit->view_count++] = (uint32_t)i;
-	qsort_r(edit->view, edit->view_count, sizeof(*edit->view), by_order, edit);
+	stfs_edit_sort_slots(edit, edit->view, edit->view_count);
 	return 0;
 }
 

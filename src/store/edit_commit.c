@@ -48,15 +48,6 @@ static void free_parts(struct commit_parts *all)
 	free(all->files);
 }
 
-static int by_order(const void *left, const void *right, void *data)
-{
-	const struct stfs_edit *edit = data;
-	uint64_t a = edit->slots[*(const uint32_t *)left].order;
-	uint64_t b = edit->slots[*(const uint32_t *)right].order;
-
-	return a < b ? -1 : a > b;
-}
-
 /* The slots of the shard; those that another shard shadows stay what they are. */
 static int collect(struct part *part, size_t *ranks)
 {
@@ -74,7 +65,7 @@ static int collect(struct part *part, size_t *ranks)
 		part->slots[part->count++] = (uint32_t)i;
 		*ranks += edit->slots[i].rank;
 	}
-	qsort_r(part->slots, part->count, sizeof(*part->slots), by_order, edit);
+	stfs_edit_sort_slots(edit, part->slots, part->count);
 	return 0;
 }
 

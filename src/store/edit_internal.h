@@ -87,6 +87,8 @@ static inline const struct stfs_tensor *stfs_slot_tensor(const struct stfs_edit 
 }
 /* Frees what a slot owns. */
 void stfs_slot_free(struct stfs_slot *slot);
+/* Puts numbers of slots in the order of their files, and of the header in each. */
+void stfs_edit_sort_slots(struct stfs_edit *edit, uint32_t *numbers, size_t count);
 /* Slots in header order. 0 or -ENOMEM. */
 int stfs_edit_make_view(struct stfs_edit *edit);
 void stfs_edit_touch(struct stfs_edit *edit, uint32_t shard);
