@@ -69,17 +69,14 @@ struct input {
 	off_t at;
 };
 
-/* Reads until the piece is full or the end. Bytes or -errno. */
-static ssize_t fill(struct input *input, char *piece, size_t want)
+/* Reads from a stream until the piece is full or the end. Bytes or -errno. */
+static ssize_t read_full(int fd, char *piece, size_t want)
 {
 	size_t done = 0;
 	ssize_t got;
 
 	while (done < want) {
-		if (input->at < 0)
-			got = read(input->fd, piece + done, want - done);
-		else
-			got = stfs_io->pread(input->fd, piece + done, want - done, input->at);
+		got = read(fd, piece + done, want - done);
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got < 0)
@@ -87,15 +84,15 @@ static ssize_t fill(struct input *input, char *piece, size_t want)
 		if (got == 0)
 			break;
 		done += (size_t)got;
-		input->at += input->at < 0 ? 0 : got;
 	}
 	return (ssize_t)done;
 }
 
-static int take_in(struct stfs_edit *edit, struct input *input, uint64_t len, char *piece,
+static int take_in(struct stfs_edit *edit, struct input input, uint64_t len, char *piece,
 		   uint64_t *taken)
 {
 	uint64_t reserved = 0;
+	size_t want;
 	ssize_t got;
 	int r = 0;
 
@@ -106,7 +103,10 @@ static int take_in(struct stfs_edit *edit, struct input *input, uint64_t len, ch
 			if (r < 0)
 				break;
 		}
-		got = fill(input, piece, stfs_min_u64(PIECE, stfs_min_u64(len, reserved) - *taken));
+		want = stfs_min_u64(PIECE, stfs_min_u64(len, reserved) - *taken);
+		got = input.at < 0 ? read_full(input.fd, piece, want)
+				   : stfs_io_pread_full(input.fd, piece, want,
+							(uint64_t)input.at + *taken);
 		if (got < 0)
 			return (int)got;
 		if (got == 0)
@@ -127,7 +127,7 @@ static int spool(struct stfs_edit *edit, struct input input, uint64_t len, struc
 	if (r == 0)
 		r = stfs_edit_open_spool(edit);
 	if (r == 0)
-		r = take_in(edit, &input, len, piece, &taken);
+		r = take_in(edit, input, len, piece, &taken);
 	if (r == -ENODATA)
 		return stfs_err_set(err, r, STFS_NO_POSITION, "the input ends after %llu bytes, "
 				    "%llu were expected", (unsigned long long)taken,
