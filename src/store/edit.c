@@ -316,8 +316,7 @@ static int finish_interrupted(struct stfs_edit *edit, struct stfs_err *err)
 	if (r == 0)
 		return 0;
 	if (r > 0 && edit->flags & STFS_EDIT_DRY_RUN)
-		return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: a commit is under way, or was "
-				    "interrupted: `stfs recover` finishes it", edit->path);
+		return stfs_model_say_interrupted(edit->path, err);
 	if (r > 0)
 		r = stfs_commit_recover(edit->folder_fd, edit->name, &what, err);
 	if (r == 0 && what != STFS_RECOVERED_NOTHING)
@@ -454,8 +453,7 @@ static int place_new(struct stfs_edit *edit, const char *path, struct stfs_err *
 	 * open.
 	 */
 	if (stfs_commit_interrupted(edit->folder_fd, edit->name) > 0)
-		return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: a commit is under way, "
-				    "or was interrupted: `stfs recover` finishes it", path);
+		return stfs_model_say_interrupted(path, err);
 	if (fstatat(edit->folder_fd, edit->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
 		return errno == ENOENT ? 0 : stfs_err_errno(err, -errno, "%s", path);
 	if (!S_ISREG(st.st_mode))

@@ -262,6 +262,12 @@ static int check_together(struct stfs_model *model, struct stfs_err *err)
 	return 0;
 }
 
+int stfs_model_say_interrupted(const char *path, struct stfs_err *err)
+{
+	return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: a commit is under way, or was "
+			    "interrupted: `stfs recover` finishes it", path);
+}
+
 /* All that may be wrong with the path, the index, and the shards as its parts. */
 static int open_parts(struct stfs_model *model, const char *path, unsigned flags,
 		      const struct stfs_given *given, size_t count, struct stfs_err *err)
@@ -282,9 +288,7 @@ static int open_parts(struct stfs_model *model, const char *path, unsigned flags
 	/* Between two of its files being changed nobody may read them as one model. */
 	if (r == 0 && model->resolved.is_index && !(flags & STFS_OPEN_WRITE) &&
 	    stfs_commit_interrupted(model->resolved.folder_fd, model->resolved.name) > 0)
-		r = stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: a commit is under way, or "
-				 "was interrupted: `stfs recover` finishes it",
-				 model->resolved.path);
+		r = stfs_model_say_interrupted(model->resolved.path, err);
 	return r;
 }
 

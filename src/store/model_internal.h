@@ -17,6 +17,9 @@ int stfs_model_open_given(const char *path, unsigned flags, const struct stfs_gi
 /* The text of the index as it is in the file: *text is the caller's. 0 or -errno with `err` filled. */
 int stfs_model_index_text(struct stfs_model *model, char **text, size_t *len, struct stfs_err *err);
 
+/* Says that a journal stands beside the model `path`. -EUCLEAN. */
+int stfs_model_say_interrupted(const char *path, struct stfs_err *err);
+
 /*
  * Compares shards and index, hides all but one tensor of a name, fills by_name. Adds to findings. 0;
  * -ENOMEM; another -errno when there are no random numbers.
