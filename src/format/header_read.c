@@ -231,23 +231,11 @@ static int read_tensor(struct stfs_header_reader *reader, struct stfs_json_strin
 	return r;
 }
 
-/* The outermost object. */
-static int read_members(struct stfs_header_reader *reader)
+/* A member of the outermost object. */
+static int read_member(void *data, struct stfs_json_string raw, struct stfs_str key)
 {
-	struct stfs_json *json = &reader->json;
-	struct stfs_json_string raw;
-	struct stfs_str key;
-	bool first = true;
-	int r;
-
-	r = stfs_json_enter(json, '{');
-	while (r == 0 && (r = stfs_json_member(json, &first, &reader->scratch, &raw, &key)) == 1) {
-		if (stfs_str_is(key, "__metadata__"))
-			r = read_metadata(reader, raw.pos - 1);
-		else
-			r = read_tensor(reader, raw, key);
-	}
-	return r;
+	return stfs_str_is(key, "__metadata__") ? read_metadata(data, raw.pos - 1)
+						: read_tensor(data, raw, key);
 }
 
 /* What stands before '{' and behind '}'. */
@@ -283,7 +271,7 @@ static int read_text(struct stfs_header_reader *reader)
 				    "byte 0x%02x is not UTF-8", (unsigned char)header->text[bad]);
 		return r < 0 ? r : -EBADMSG;
 	}
-	r = read_members(reader);
+	r = stfs_json_members(&reader->json, &reader->scratch, read_member, reader);
 	end = reader->json.pos;
 	if (r == 0) {
 		stfs_json_peek(&reader->json);

@@ -127,30 +127,25 @@ static int add_entry(struct reader *reader, struct stfs_str name, size_t start, 
 	return 0;
 }
 
-static int read_map(struct reader *reader)
+static int read_entry(void *data, struct stfs_json_string key, struct stfs_str name)
 {
+	struct reader *reader = data;
 	struct stfs_json *json = &reader->json;
-	struct stfs_json_string key, value;
+	struct stfs_json_string value;
 	char quoted[STFS_QUOTED_MAX], *at;
-	struct stfs_str name;
-	bool first = true;
-	int r = stfs_json_enter(json, '{');
+	int r;
 
-	while (r == 0 && (r = stfs_json_member(json, &first, &reader->scratch, &key, &name)) == 1) {
-		if (key.escaped) { /* undone where it stands: the reader has passed it */
-			at = reader->index->text + key.pos;
-			memcpy(at, name.ptr, name.len);
-			name.ptr = at;
-		}
-		if (stfs_json_peek(json) != '"')
-			return stfs_err_set(reader->err, -EBADMSG, json->pos,
-					    "weight_map: tensor \"%s\" must name a file",
-					    stfs_quote(name, quoted));
-		r = stfs_json_string(json, &value);
-		if (r == 0)
-			r = add_entry(reader, name, key.pos - 1, value);
+	if (key.escaped) { /* undone where it stands: the reader has passed it */
+		at = reader->index->text + key.pos;
+		memcpy(at, name.ptr, name.len);
+		name.ptr = at;
 	}
-	return r;
+	if (stfs_json_peek(json) != '"')
+		return stfs_err_set(reader->err, -EBADMSG, json->pos,
+				    "weight_map: tensor \"%s\" must name a file",
+				    stfs_quote(name, quoted));
+	r = stfs_json_string(json, &value);
+	return r < 0 ? r : add_entry(reader, name, key.pos - 1, value);
 }
 
 /* A number as writers have put it: 7, or 7.0 where it went through a real. */
@@ -181,26 +176,23 @@ static int read_total_size(struct reader *reader)
 	return 0;
 }
 
-static int read_metadata(struct reader *reader)
+static int read_metadata_member(void *data, struct stfs_json_string raw, struct stfs_str key)
 {
-	struct stfs_json *json = &reader->json;
-	struct stfs_json_string raw;
-	struct stfs_str key;
-	bool first = true;
-	char c;
-	int r;
+	struct reader *reader = data;
+	char c = stfs_json_peek(&reader->json);
 
-	if (stfs_json_peek(json) != '{') /* old writers */
-		return stfs_json_skip(json, NULL, NULL);
-	r = stfs_json_enter(json, '{');
-	while (r == 0 && (r = stfs_json_member(json, &first, &reader->scratch, &raw, &key)) == 1) {
-		c = stfs_json_peek(json);
-		if (stfs_str_is(key, "total_size") && (c == '-' || (c >= '0' && c <= '9')))
-			r = read_total_size(reader);
-		else
-			r = stfs_json_skip(json, NULL, NULL);
-	}
-	return r;
+	if (stfs_str_is(key, "total_size") && (c == '-' || (c >= '0' && c <= '9')))
+		return read_total_size(reader);
+	return stfs_json_skip(&reader->json, NULL, NULL);
+}
+
+/* The members of an object; what is none is passed over. */
+static int read_object(struct reader *reader,
+		       int (*each)(void *data, struct stfs_json_string raw, struct stfs_str key))
+{
+	if (stfs_json_peek(&reader->json) != '{')
+		return stfs_json_skip(&reader->json, NULL, NULL);
+	return stfs_json_members(&reader->json, &reader->scratch, each, reader);
 }
 
 /* A key that readers would have to choose from. */
@@ -216,37 +208,29 @@ static int no_index(struct reader *reader)
 }
 
 /* A member of the outermost object; `key` may be in scratch. */
-static int read_member(struct reader *reader, struct stfs_json_string raw, struct stfs_str key)
+static int read_member(void *data, struct stfs_json_string raw, struct stfs_str key)
 {
+	struct reader *reader = data;
+
 	if (stfs_str_is(key, "metadata")) {
 		if (reader->metadata_seen)
 			return say_twice(reader, raw.pos - 1, "metadata");
 		reader->metadata_seen = true;
-		return read_metadata(reader);
+		return read_object(reader, read_metadata_member); /* old writers: no object */
 	}
 	if (!stfs_str_is(key, "weight_map"))
 		return stfs_json_skip(&reader->json, NULL, NULL);
 	if (reader->map_seen)
 		return say_twice(reader, raw.pos - 1, "weight_map");
 	reader->map_seen = true;
-	return stfs_json_peek(&reader->json) == '{' ? read_map(reader) : no_index(reader);
+	if (stfs_json_peek(&reader->json) != '{')
+		return no_index(reader);
+	return stfs_json_members(&reader->json, &reader->scratch, read_entry, reader);
 }
 
 static int read_members(void *data)
 {
-	struct reader *reader = data;
-	struct stfs_json *json = &reader->json;
-	struct stfs_json_string raw;
-	struct stfs_str key;
-	bool first = true;
-	int r;
-
-	if (stfs_json_peek(json) != '{')
-		return stfs_json_skip(json, NULL, NULL);
-	r = stfs_json_enter(json, '{');
-	while (r == 0 && (r = stfs_json_member(json, &first, &reader->scratch, &raw, &key)) == 1)
-		r = read_member(reader, raw, key);
-	return r;
+	return read_object(data, read_member);
 }
 
 static int read_text(struct reader *reader)

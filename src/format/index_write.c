@@ -248,46 +248,40 @@ static int write_map(struct writer *writer)
 	return r;
 }
 
-static int write_metadata(struct writer *writer)
+static int write_metadata_member(void *data, struct stfs_json_string raw, struct stfs_str key)
 {
+	struct writer *writer = data;
 	struct stfs_json *json = &writer->json;
-	struct stfs_json_string raw;
-	struct stfs_str key;
-	bool first = true;
-	int r = stfs_json_enter(json, '{');
+	int r;
 
-	while (r == 0 && (r = stfs_json_member(json, &first, &writer->scratch, &raw, &key)) == 1) {
-		if (stfs_str_is(key, "total_size")) {
-			stfs_json_peek(json);
-			copy_to(writer, json->pos);
-			stfs_buf_printf(writer->out, "%" PRIu64, writer->changes->total_size);
-			r = stfs_json_skip(json, NULL, NULL);
-			writer->copied = json->pos;
-		} else {
-			r = stfs_json_skip(json, NULL, NULL);
-		}
-	}
+	if (!stfs_str_is(key, "total_size"))
+		return stfs_json_skip(json, NULL, NULL);
+	stfs_json_peek(json);
+	copy_to(writer, json->pos);
+	stfs_buf_printf(writer->out, "%" PRIu64, writer->changes->total_size);
+	r = stfs_json_skip(json, NULL, NULL);
+	writer->copied = json->pos;
 	return r;
+}
+
+/* A member of the outermost object. */
+static int write_member(void *data, struct stfs_json_string raw, struct stfs_str key)
+{
+	struct writer *writer = data;
+	struct stfs_json *json = &writer->json;
+
+	if (stfs_str_is(key, "weight_map") && writer->changes->count)
+		return write_map(writer);
+	if (stfs_str_is(key, "metadata") && writer->changes->set_total_size && stfs_json_peek(json) == '{')
+		return stfs_json_members(json, &writer->scratch, write_metadata_member, writer);
+	return stfs_json_skip(json, NULL, NULL);
 }
 
 static int write_text(struct writer *writer)
 {
-	struct stfs_json *json = &writer->json;
-	struct stfs_json_string raw;
-	struct stfs_str key;
-	bool first = true;
-	int r = stfs_json_enter(json, '{');
+	int r = stfs_json_members(&writer->json, &writer->scratch, write_member, writer);
 
-	while (r == 0 && (r = stfs_json_member(json, &first, &writer->scratch, &raw, &key)) == 1) {
-		if (stfs_str_is(key, "weight_map") && writer->changes->count)
-			r = write_map(writer);
-		else if (stfs_str_is(key, "metadata") && writer->changes->set_total_size &&
-			 stfs_json_peek(json) == '{')
-			r = write_metadata(writer);
-		else
-			r = stfs_json_skip(json, NULL, NULL);
-	}
-	copy_to(writer, json->len);
+	copy_to(writer, writer->json.len);
 	return r < 0 ? r : stfs_buf_status(writer->out);
 }
 

@@ -411,6 +411,19 @@ int stfs_json_member(struct stfs_json *json, bool *first, struct stfs_buf *scrat
 	return r < 0 ? r : 1;
 }
 
+int stfs_json_members(struct stfs_json *json, struct stfs_buf *scratch,
+		      int (*each)(void *data, struct stfs_json_string raw, struct stfs_str key), void *data)
+{
+	struct stfs_json_string raw;
+	struct stfs_str key;
+	bool first = true;
+	int r = stfs_json_enter(json, '{');
+
+	while (r == 0 && (r = stfs_json_member(json, &first, scratch, &raw, &key)) == 1)
+		r = each(data, raw, key);
+	return r;
+}
+
 /* What is open while a value is passed over, by depth. */
 struct skip_level {
 	char close;

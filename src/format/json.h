@@ -93,6 +93,14 @@ int stfs_json_plain(const struct stfs_json *json, struct stfs_json_string raw, s
 int stfs_json_member(struct stfs_json *json, bool *first, struct stfs_buf *scratch,
 		     struct stfs_json_string *raw, struct stfs_str *key);
 
+/*
+ * Reads an object: `each` is called with every member, as stfs_json_member() gives it, and reads its
+ * value. What it returns ends it unless it is 0, and is the result.
+ */
+int stfs_json_members(struct stfs_json *json, struct stfs_buf *scratch,
+		      int (*each)(void *data, struct stfs_json_string raw, struct stfs_str key),
+		      void *data);
+
 /* What stfs_json_skip() calls on its way; a result below 0 ends it and is its own. */
 struct stfs_json_visitor {
 	int (*enter)(void *data); /* behind '{' or '[': json->depth is that of what was entered */

@@ -45,8 +45,9 @@ static int add_pair(struct reader *reader, struct stfs_header_pair pair)
 	return 0;
 }
 
-static int read_member(struct reader *reader, struct stfs_json_string raw, struct stfs_str key)
+static int read_member(void *data, struct stfs_json_string raw, struct stfs_str key)
 {
+	struct reader *reader = data;
 	struct stfs_json *json = &reader->json;
 	char quoted[STFS_QUOTED_MAX];
 	struct stfs_header_pair pair;
@@ -77,18 +78,11 @@ static int read_members(void *data)
 {
 	struct reader *reader = data;
 	struct stfs_json *json = &reader->json;
-	struct stfs_json_string raw;
-	struct stfs_str key;
-	bool first = true;
-	int r;
 
 	if (stfs_json_peek(json) != '{')
 		return stfs_err_set(reader->err, -EBADMSG, json->pos,
 				    "byte %zu: expected an object of strings; " EXAMPLE, json->pos);
-	r = stfs_json_enter(json, '{');
-	while (r == 0 && (r = stfs_json_member(json, &first, &reader->scratch, &raw, &key)) == 1)
-		r = read_member(reader, raw, key);
-	return r;
+	return stfs_json_members(json, &reader->scratch, read_member, reader);
 }
 
 static void note_twice(void *data, uint32_t pos, uint32_t first_pos)

@@ -92,8 +92,9 @@ static int read_name(struct reader *reader)
 	return r;
 }
 
-static int read_member(struct reader *reader, struct stfs_json_string raw, struct stfs_str key)
+static int read_member(void *data, struct stfs_json_string raw, struct stfs_str key)
 {
+	struct reader *reader = data;
 	unsigned field = 0;
 
 	while (field < FIELD_COUNT && !stfs_str_is(key, field_names[field]))
@@ -111,18 +112,10 @@ static int read_member(struct reader *reader, struct stfs_json_string raw, struc
 static int read_members(void *data)
 {
 	struct reader *reader = data;
-	struct stfs_json *json = &reader->json;
-	struct stfs_json_string raw;
-	struct stfs_str key;
-	bool first = true;
-	int r;
 
-	if (stfs_json_peek(json) != '{')
+	if (stfs_json_peek(&reader->json) != '{')
 		return wrong(reader, "expected an object; " EXAMPLE);
-	r = stfs_json_enter(json, '{');
-	while (r == 0 && (r = stfs_json_member(json, &first, &reader->scratch, &raw, &key)) == 1)
-		r = read_member(reader, raw, key);
-	return r;
+	return stfs_json_members(&reader->json, &reader->scratch, read_member, reader);
 }
 
 /* What the whole says: both fields, and a number of bytes. */

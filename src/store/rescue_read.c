@@ -68,36 +68,33 @@ static int read_list(void *data)
 	return r;
 }
 
+static int read_type(void *data, struct stfs_json_string raw, struct stfs_str name)
+{
+	struct reader *reader = data;
+	struct stfs_sidecar sidecar = {0};
+	size_t start;
+	int r;
+
+	stfs_json_peek(&reader->json);
+	start = reader->json.pos;
+	r = stfs_json_skip(&reader->json, NULL, NULL);
+	if (r == 0)
+		r = stfs_sidecar_read(stfs_str_slice(reader->json.text + start,
+						     reader->json.pos - start), &sidecar, reader->err);
+	if (r == 0)
+		r = stfs_edit_retype(reader->edit, name, sidecar.dtype, sidecar.shape.dims,
+				     sidecar.shape.rank, reader->err);
+	stfs_sidecar_free(&sidecar);
+	return r;
+}
+
 /* {"name":{...sidecar...},...} */
 static int read_types(void *data)
 {
 	struct reader *reader = data;
 	STFS_AUTO_BUF struct stfs_buf scratch = STFS_BUF_INIT;
-	struct stfs_json_string raw;
-	struct stfs_str name;
-	bool first = true;
-	int r = stfs_json_enter(&reader->json, '{');
 
-	while (r == 0) {
-		struct stfs_sidecar sidecar = {0};
-		size_t start;
-
-		r = stfs_json_member(&reader->json, &first, &scratch, &raw, &name);
-		if (r <= 0)
-			break;
-		stfs_json_peek(&reader->json);
-		start = reader->json.pos;
-		r = stfs_json_skip(&reader->json, NULL, NULL);
-		if (r == 0)
-			r = stfs_sidecar_read(stfs_str_slice(reader->json.text + start,
-							     reader->json.pos - start), &sidecar,
-					      reader->err);
-		if (r == 0)
-			r = stfs_edit_retype(reader->edit, name, sidecar.dtype, sidecar.shape.dims,
-					     sidecar.shape.rank, reader->err);
-		stfs_sidecar_free(&sidecar);
-	}
-	return r;
+	return stfs_json_members(&reader->json, &scratch, read_type, reader);
 }
 
 static int parse(struct reader *reader, struct stfs_str text, int (*read)(void *data))
