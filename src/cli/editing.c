@@ -221,11 +221,14 @@ void stfs_editing_pattern(struct stfs_patterns *patterns, const char *pattern)
 }
 
 int stfs_editing_select(struct stfs_editing *editing, struct stfs_patterns *include,
-			struct stfs_patterns *exclude, struct stfs_names *names)
+			struct stfs_patterns *exclude, char **words, int count,
+			struct stfs_names *names)
 {
 	const struct stfs_tensors tensors = {.edit = editing->edit};
 	int code = STFS_EXIT_OK;
 
+	for (int i = 0; i < count; i++)
+		stfs_editing_pattern(include, words[i]);
 	if (stfs_tensors_select(&tensors, include, exclude, names) < 0)
 		stfs_cli_out_of_memory();
 	for (size_t i = 0; i < include->count; i++)

@@ -107,9 +107,13 @@ bool stfs_editing_find(struct stfs_edit *edit, struct stfs_str name,
 void stfs_editing_did(struct stfs_editing *editing, enum stfs_change change, struct stfs_str name,
 		      struct stfs_str other, uint64_t bytes);
 
-/* The tensors that the patterns mean, as names; a pattern that means none is an error. */
+/*
+ * The tensors that the patterns mean, as names; the words are added to `include`, and one of it that
+ * means none is an error.
+ */
 int stfs_editing_select(struct stfs_editing *editing, struct stfs_patterns *include,
-			struct stfs_patterns *exclude, struct stfs_names *names);
+			struct stfs_patterns *exclude, char **words, int count,
+			struct stfs_names *names);
 void stfs_editing_pattern(struct stfs_patterns *patterns, const char *pattern);
 
 /* ---- editing_report.c ---- */

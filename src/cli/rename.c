@@ -102,11 +102,9 @@ static int stage(struct stfs_editing *editing, void *data, char **words, int cou
 	struct stfs_names chosen = {0},
 			  from = {0}, to = {0}, taken = {0};
 	struct request *request = data;
-	int code;
+	int code = stfs_editing_select(editing, &request->include, &request->exclude, words, count,
+				       &chosen);
 
-	for (int i = 0; i < count; i++)
-		stfs_editing_pattern(&request->include, words[i]);
-	code = stfs_editing_select(editing, &request->include, &request->exclude, &chosen);
 	if (code != STFS_EXIT_OK)
 		return code;
 	if (stfs_renaming_plan(editing->edit, &request->renaming, &chosen, &from, &to, &taken) < 0)

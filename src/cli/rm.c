@@ -47,9 +47,8 @@ static int stage(struct stfs_editing *editing, void *data, char **words, int cou
 	struct stfs_edit_tensor tensor;
 	int r = 0, code;
 
-	for (int i = 0; i < count; i++)
-		stfs_editing_pattern(&request->include, words[i]);
-	code = stfs_editing_select(editing, &request->include, &request->exclude, &names);
+	code = stfs_editing_select(editing, &request->include, &request->exclude, words, count,
+				   &names);
 	for (size_t i = 0; code == STFS_EXIT_OK && r == 0 && i < names.count; i++) {
 		struct stfs_str name = stfs_names_at(&names, i);
 
