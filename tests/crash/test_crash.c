@@ -4,12 +4,11 @@
  * recovered; recoveries that are cut off as well. What is found must be the old model or the new one, and
  * before recovery no loader may take the files for anything else.
  */
-#include "../unit/stfs_check.h"
+#include "../unit/stfs_folder.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -23,7 +22,6 @@
 
 #define INDEX "m.safetensors.index.json"
 
-static char root[4096];
 static uint64_t state; /* of the random numbers */
 static bool sharded;
 
@@ -32,17 +30,9 @@ static size_t below(size_t bound)
 	return stfs_check_below(&state, bound);
 }
 
-static const char *path_of(const char *name)
-{
-	static char path[sizeof(root) + 300];
-
-	snprintf(path, sizeof(path), "%s/%s", root, name);
-	return path;
-}
-
 static const char *model_path(void)
 {
-	return path_of(sharded ? INDEX : "m.safetensors");
+	return at(sharded ? INDEX : "m.safetensors");
 }
 
 /* ---- What a model is: the same number for the same tensors, wherever they lie ---- */
@@ -122,12 +112,10 @@ static int source_fd; /* a file of random bytes */
 
 static void make_root(void)
 {
-	const char *tmp = getenv("TMPDIR");
 	char bytes[1 << 16];
 	FILE *file = tmpfile();
 
-	snprintf(root, sizeof(root), "%s/stfs-crash-XXXXXX", tmp && *tmp ? tmp : "/tmp");
-	ck_assert_ptr_nonnull(mkdtemp(root));
+	make_folder("crash");
 	ck_assert_ptr_nonnull(file);
 	for (size_t i = 0; i < sizeof(bytes); i++)
 		bytes[i] = (char)(i * 2654435761u >> 13);
@@ -137,16 +125,10 @@ static void make_root(void)
 	fclose(file);
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-	return remove(path);
-}
-
 static void remove_root(void)
 {
-	stfs_io = &stfs_io_system;
-	nftw(root, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 	close(source_fd);
+	remove_folder();
 }
 
 static size_t pick_size(void)
@@ -227,7 +209,7 @@ static void some_edits(struct stfs_edit *edit, size_t count)
 
 static void write_text(const char *name, const char *text)
 {
-	FILE *file = fopen(path_of(name), "we");
+	FILE *file = fopen(at(name), "we");
 
 	ck_assert_ptr_nonnull(file);
 	fputs(text, file);
@@ -247,7 +229,7 @@ static void make_model(void)
 	for (size_t s = 0; s < (sharded ? 2 : 1); s++) {
 		size_t count = 1 + below(8), there;
 
-		ck_assert_msg(stfs_edit_create(path_of(names[s]), 0, &edit, &err) == 0, "%s", err.message);
+		ck_assert_msg(stfs_edit_create(at(names[s]), 0, &edit, &err) == 0, "%s", err.message);
 		for (size_t i = 0; i < count; i++)
 			put(edit, name_of(20 * s + i));
 		if (below(2))
@@ -416,7 +398,7 @@ static int reader_fd = -1;
 /* Another program opens the model: what it holds then does not move. */
 static void open_reader(void)
 {
-	reader_fd = open(path_of(sharded ? "m-1.safetensors" : "m.safetensors"), O_RDONLY | O_CLOEXEC);
+	reader_fd = open(at(sharded ? "m-1.safetensors" : "m.safetensors"), O_RDONLY | O_CLOEXEC);
 	ck_assert_int_ge(reader_fd, 0);
 }
 

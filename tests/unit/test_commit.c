@@ -3,11 +3,10 @@
  * The parts of a commit by themselves: how far a shift has come, which steps may be run again, and what is
  * believed of a journal. Whole commits, cut off everywhere: crash/test_crash.c.
  */
-#include "stfs_check.h"
+#include "stfs_folder.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <limits.h>
 #include <linux/fiemap.h>
 #include <sys/file.h>
@@ -26,7 +25,6 @@
 
 #define BLOCK 4096
 
-static char root[4096];
 static int folder = -1;
 static uint64_t state;
 
@@ -37,25 +35,16 @@ static size_t below(size_t bound)
 
 static void make_root(void)
 {
-	const char *tmp = getenv("TMPDIR");
-
-	snprintf(root, sizeof(root), "%s/stfs-commit-XXXXXX", tmp && *tmp ? tmp : "/tmp");
-	ck_assert_ptr_nonnull(mkdtemp(root));
+	make_folder("commit");
 	folder = open(root, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	ck_assert_int_ge(folder, 0);
 	state = stfs_check_seed();
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-	return remove(path);
-}
-
 static void remove_root(void)
 {
-	stfs_io = &stfs_io_system;
 	close(folder);
-	nftw(root, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	remove_folder();
 }
 
 static void put_file(const char *name, const void *bytes, size_t len)

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Edits as they are staged, and what a commit makes of them. Commits that are cut off: crash/test_crash.c. */
-#include "stfs_check.h"
+#include "stfs_folder.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -22,29 +21,16 @@
 #define M "m.safetensors"
 #define INDEX "m.safetensors.index.json"
 
-/* ---- A folder for each test ---- */
+/* ---- What every test has ---- */
 
-static char root[4096];
 static int pool = -1; /* bytes for tensors: byte i is i * 31 + i / 251 */
 static struct stfs_io calls;
 
-static const char *at(const char *name)
-{
-	static char paths[4][sizeof(root) + 300];
-	static unsigned next;
-	char *path = paths[next++ % 4];
-
-	snprintf(path, sizeof(paths[0]), "%s/%s", root, name);
-	return path;
-}
-
 static void make_root(void)
 {
-	const char *tmp = getenv("TMPDIR");
 	unsigned char bytes[1 << 16];
 
-	snprintf(root, sizeof(root), "%s/stfs-edit-XXXXXX", tmp && *tmp ? tmp : "/tmp");
-	ck_assert_ptr_nonnull(mkdtemp(root));
+	make_folder("edit");
 	pool = memfd_create("pool", MFD_CLOEXEC);
 	for (size_t i = 0; i < sizeof(bytes); i++)
 		bytes[i] = (unsigned char)(i * 31 + i / 251);
@@ -53,16 +39,10 @@ static void make_root(void)
 	calls = stfs_io_system;
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-	return remove(path);
-}
-
 static void remove_root(void)
 {
-	stfs_io = &stfs_io_system;
 	close(pool);
-	nftw(root, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	remove_folder();
 }
 
 static void put_file(const char *name, const void *bytes, size_t len)

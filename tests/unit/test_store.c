@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "stfs_check.h"
+#include "stfs_folder.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -22,38 +21,9 @@
 #define FIRST "m-00001-of-00002.safetensors"
 #define SECOND "m-00002-of-00002.safetensors"
 
-/* ---- A folder for each test ---- */
-
-static char root[4096];
-
-/* A path in the folder; good until four more were asked for. */
-static const char *at(const char *name)
-{
-	static char paths[4][sizeof(root) + 256];
-	static unsigned next;
-	char *path = paths[next++ % 4];
-
-	snprintf(path, sizeof(paths[0]), "%s/%s", root, name);
-	return path;
-}
-
 static void make_root(void)
 {
-	const char *tmp = getenv("TMPDIR");
-
-	snprintf(root, sizeof(root), "%s/stfs-store-XXXXXX", tmp && *tmp ? tmp : "/tmp");
-	ck_assert_ptr_nonnull(mkdtemp(root));
-}
-
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-	return remove(path);
-}
-
-static void remove_root(void)
-{
-	stfs_io = &stfs_io_system;
-	nftw(root, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	make_folder("store");
 }
 
 static void put_file(const char *name, const char *bytes, size_t len)
@@ -1277,7 +1247,7 @@ static TCase *make_case(Suite *suite, const char *name)
 {
 	TCase *tcase = tcase_create(name);
 
-	tcase_add_checked_fixture(tcase, make_root, remove_root);
+	tcase_add_checked_fixture(tcase, make_root, remove_folder);
 	tcase_set_timeout(tcase, 60);
 	suite_add_tcase(suite, tcase);
 	return tcase;
