@@ -12,12 +12,6 @@
 #include "base/siphash.h"
 #include "commit/beside.h"
 
-#define VERSION 1
-#define PAGE 4096
-/* Every part begins: magic, its length, its checksum (of the part with zeros for the checksum). */
-#define PART_HEAD 24
-static const char head_magic[8] = "STFSJNL1", record_magic[8] = "STFSREC1", mark_magic[8] = "STFSMRK1";
-
 void stfs_journal_close(struct stfs_journal *journal)
 {
 	for (size_t i = 0; i < journal->count; i++) {
@@ -58,9 +52,9 @@ static void put_padded(struct stfs_buf *out, struct stfs_str bytes)
 	stfs_buf_fill(out, 0, (8 - bytes.len % 8) % 8);
 }
 
-static void begin_part(struct stfs_buf *out, const char magic[8])
+static void begin_part(struct stfs_buf *out, const char *magic)
 {
-	stfs_buf_add(out, magic, 8);
+	stfs_buf_add(out, magic, STFS_JOURNAL_MAGIC_LEN);
 	put64(out, 0);
 	put64(out, 0);
 }
@@ -106,8 +100,8 @@ int stfs_journal_begin(struct stfs_journal *journal, int folder_fd, const char *
 	r = give_to_owner(journal, model);
 	if (r < 0)
 		return r;
-	begin_part(&out, head_magic);
-	put64(&out, VERSION);
+	begin_part(&out, STFS_JOURNAL_HEAD_MAGIC);
+	put64(&out, STFS_JOURNAL_VERSION);
 	put64(&out, journal->count);
 	for (size_t i = 0; i < journal->count; i++) {
 		const struct stfs_journal_file *file = &journal->files[i];
@@ -118,7 +112,7 @@ int stfs_journal_begin(struct stfs_journal *journal, int folder_fd, const char *
 		put64(&out, strlen(file->name));
 		put_padded(&out, stfs_str_from(file->name));
 	}
-	journal->record_at = stfs_align_up(out.len, PAGE);
+	journal->record_at = stfs_align_up(out.len, STFS_JOURNAL_PAGE);
 	r = write_part(journal, &out, 0);
 	if (r == 0)
 		r = stfs_io_sync(journal->fd);
@@ -147,10 +141,10 @@ int stfs_journal_record(struct stfs_journal *journal, uint64_t marks, uint64_t s
 	STFS_AUTO_BUF struct stfs_buf out = STFS_BUF_INIT;
 	int r;
 
-	begin_part(&out, record_magic);
+	begin_part(&out, STFS_JOURNAL_RECORD_MAGIC);
 	for (size_t i = 0; i < journal->count; i++)
 		put_file(&out, &journal->files[i]);
-	journal->marks_at = journal->marks_end = stfs_align_up(journal->record_at + out.len, PAGE);
+	journal->marks_at = journal->marks_end = stfs_align_up(journal->record_at + out.len, STFS_JOURNAL_PAGE);
 	r = stfs_io_reserve(journal->fd, 0, journal->marks_at + marks + spare);
 	journal->record_tried = r == 0;
 	if (r == 0)
@@ -175,7 +169,7 @@ void stfs_journal_give_back(struct stfs_journal *journal)
 		(void)stfs_io_truncate(journal->fd, (uint64_t)st.st_size);
 }
 
-#define MARK_FIXED (PART_HEAD + 6 * 8)
+#define MARK_FIXED (STFS_JOURNAL_PART_HEAD + 6 * 8)
 
 uint64_t stfs_journal_mark_len(size_t extents)
 {
@@ -188,7 +182,7 @@ int stfs_journal_mark(struct stfs_journal *journal, size_t file, size_t next,
 	STFS_AUTO_BUF struct stfs_buf out = STFS_BUF_INIT;
 	int r;
 
-	begin_part(&out, mark_magic);
+	begin_part(&out, STFS_JOURNAL_MARK_MAGIC);
 	put64(&out, file);
 	put64(&out, next);
 	put64(&out, map != NULL);

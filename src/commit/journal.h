@@ -22,6 +22,15 @@
 #include "commit/commit.h"
 #include "commit/extents.h"
 
+#define STFS_JOURNAL_VERSION 1
+/* Record and marks begin at a multiple of it. */
+#define STFS_JOURNAL_PAGE 4096
+/* Every part begins: magic, its length, its checksum (of the part with zeros for the checksum). */
+#define STFS_JOURNAL_PART_HEAD 24
+#define STFS_JOURNAL_MAGIC_LEN 8
+#define STFS_JOURNAL_HEAD_MAGIC "STFSJNL1"
+#define STFS_JOURNAL_RECORD_MAGIC "STFSREC1"
+#define STFS_JOURNAL_MARK_MAGIC "STFSMRK1"
 /* No part is longer: memory for reading a journal is bounded by it, whatever its file says. */
 #define STFS_JOURNAL_PART_MAX (1ull << 30)
 

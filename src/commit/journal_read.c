@@ -13,8 +13,6 @@
 #include "commit/journal.h"
 #include "format/header.h"
 
-#define PAGE 4096
-#define PART_HEAD 24
 #define FILES_MAX 8192
 
 /* Reads numbers and bytes of a part; once something is missing, everything after it is zero. */
@@ -58,19 +56,19 @@ static const char *get_bytes(struct reader *reader, uint64_t len)
  */
 static int read_part(int fd, uint64_t at, uint64_t file_len, const char *magic, struct stfs_buf *out)
 {
-	char head[PART_HEAD];
+	char head[STFS_JOURNAL_PART_HEAD];
 	uint64_t len, sum;
 	int r;
 
-	if (at > file_len || file_len - at < PART_HEAD)
+	if (at > file_len || file_len - at < STFS_JOURNAL_PART_HEAD)
 		return 0;
 	r = stfs_io_read_exactly(fd, head, sizeof(head), at);
 	if (r < 0)
 		return r;
 	len = stfs_load_le64(head + 8);
 	sum = stfs_load_le64(head + 16);
-	if (memcmp(head, magic, 8) != 0 || len < PART_HEAD || len > file_len - at ||
-	    len > STFS_JOURNAL_PART_MAX)
+	if (memcmp(head, magic, STFS_JOURNAL_MAGIC_LEN) != 0 || len < STFS_JOURNAL_PART_HEAD ||
+	    len > file_len - at || len > STFS_JOURNAL_PART_MAX)
 		return 0;
 	stfs_buf_clear(out);
 	r = stfs_buf_fill(out, 0, len);
@@ -84,7 +82,8 @@ static int read_part(int fd, uint64_t at, uint64_t file_len, const char *magic, 
 
 static struct reader behind_head(const struct stfs_buf *part)
 {
-	return (struct reader){.at = part->data + PART_HEAD, .left = part->len - PART_HEAD};
+	return (struct reader){.at = part->data + STFS_JOURNAL_PART_HEAD,
+			       .left = part->len - STFS_JOURNAL_PART_HEAD};
 }
 
 /* C6: a name in the folder, and none of those that we make ourselves. */
@@ -106,12 +105,12 @@ static bool good_name(const char *name, uint64_t len)
 static bool has_record(const struct stfs_journal *journal, uint64_t file_len)
 {
 	const uint64_t heads_end = stfs_min_u64(file_len, FILES_MAX * 512ull);
-	char magic[8];
+	char magic[STFS_JOURNAL_MAGIC_LEN];
 
 	/* Where nothing can be read there may be one. */
-	for (uint64_t at = PAGE; at + sizeof(magic) <= heads_end; at += PAGE)
+	for (uint64_t at = STFS_JOURNAL_PAGE; at + sizeof(magic) <= heads_end; at += STFS_JOURNAL_PAGE)
 		if (stfs_io_read_exactly(journal->fd, magic, sizeof(magic), at) < 0 ||
-		    memcmp(magic, "STFSREC1", sizeof(magic)) == 0)
+		    memcmp(magic, STFS_JOURNAL_RECORD_MAGIC, sizeof(magic)) == 0)
 			return true;
 	return false;
 }
@@ -122,7 +121,7 @@ static int read_head(struct stfs_journal *journal, uint64_t file_len)
 	struct reader reader;
 	uint64_t count, len;
 	const char *name;
-	int r = read_part(journal->fd, 0, file_len, "STFSJNL1", &part);
+	int r = read_part(journal->fd, 0, file_len, STFS_JOURNAL_HEAD_MAGIC, &part);
 
 	/* Some file systems answer EBADMSG themselves: that is not a head that was never finished. */
 	if (r < 0)
@@ -130,7 +129,7 @@ static int read_head(struct stfs_journal *journal, uint64_t file_len)
 	if (r == 0)
 		return -EBADMSG;
 	reader = behind_head(&part);
-	if (get64(&reader) != 1)
+	if (get64(&reader) != STFS_JOURNAL_VERSION)
 		return -EPROTO;
 	count = get64(&reader);
 	if (count == 0 || count > FILES_MAX)
@@ -152,7 +151,7 @@ static int read_head(struct stfs_journal *journal, uint64_t file_len)
 		if (!file->name)
 			return -ENOMEM;
 	}
-	journal->record_at = stfs_align_up(part.len, PAGE);
+	journal->record_at = stfs_align_up(part.len, STFS_JOURNAL_PAGE);
 	return 0;
 }
 
@@ -224,7 +223,7 @@ static int read_record(struct stfs_journal *journal, uint64_t file_len)
 {
 	STFS_AUTO_BUF struct stfs_buf part = STFS_BUF_INIT;
 	struct reader reader;
-	int r = read_part(journal->fd, journal->record_at, file_len, "STFSREC1", &part);
+	int r = read_part(journal->fd, journal->record_at, file_len, STFS_JOURNAL_RECORD_MAGIC, &part);
 
 	if (r <= 0)
 		return r;
@@ -232,7 +231,7 @@ static int read_record(struct stfs_journal *journal, uint64_t file_len)
 	r = 0;
 	for (size_t i = 0; r == 0 && i < journal->count; i++)
 		r = read_file(&reader, &journal->files[i]);
-	journal->marks_at = journal->marks_end = stfs_align_up(journal->record_at + part.len, PAGE);
+	journal->marks_at = journal->marks_end = stfs_align_up(journal->record_at + part.len, STFS_JOURNAL_PAGE);
 	journal->recorded = r == 0;
 	return r;
 }
@@ -281,7 +280,7 @@ static int read_marks(struct stfs_journal *journal, uint64_t file_len)
 	int r;
 
 	for (;;) {
-		r = read_part(journal->fd, journal->marks_end, file_len, "STFSMRK1", &part);
+		r = read_part(journal->fd, journal->marks_end, file_len, STFS_JOURNAL_MARK_MAGIC, &part);
 		if (r <= 0)
 			return r;
 		reader = behind_head(&part);
