@@ -12,11 +12,10 @@
 
 #include "base/cleanup.h"
 #include "base/io.h"
-#include "base/siphash.h"
+#include "commit/commit.h"
 
 char *stfs_beside_name(const char *name, const char *suffix)
 {
-	static const struct stfs_sipkey key = {0}; /* for ever the same: it tells names apart */
 	struct stfs_str whole = stfs_str_from(name);
 	char *made = NULL;
 	int r;
@@ -25,7 +24,7 @@ char *stfs_beside_name(const char *name, const char *suffix)
 		r = asprintf(&made, ".%s%s", name, suffix);
 	else
 		r = asprintf(&made, ".%.*s~%016" PRIx64 "%s", (int)(NAME_MAX - 18 - strlen(suffix)),
-			     name, stfs_siphash(&key, whole), suffix);
+			     name, stfs_commit_hash(whole), suffix);
 	return r < 0 ? NULL : made;
 }
 

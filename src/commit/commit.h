@@ -113,7 +113,10 @@ int stfs_commit_plan(struct stfs_commit *commit, struct stfs_err *err);
  */
 int stfs_commit_run(struct stfs_commit *commit, struct stfs_err *err);
 
-/* The checksum of journals, and of headers in them. */
+/*
+ * The checksum of journals, of the headers and samples they tell of, and of names that are cut
+ * (beside.h). It holds no secret, and is for ever the same: it stands in files and their names.
+ */
 uint64_t stfs_commit_hash(struct stfs_str bytes);
 
 /* ---- After a crash (recover.c) ---- */

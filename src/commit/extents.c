@@ -9,7 +9,7 @@
 #include "base/arith.h"
 #include "base/cleanup.h"
 #include "base/io.h"
-#include "base/siphash.h"
+#include "commit/commit.h"
 
 /* Extents asked for at a time. */
 #define PIECE 256
@@ -170,13 +170,12 @@ static int judge_map(const struct stfs_step *step, const struct stfs_shift_map *
 
 static int hash_at(int fd, uint64_t at, uint64_t *hash)
 {
-	static const struct stfs_sipkey key = {0}; /* a checksum: there is no secret */
 	char bytes[STFS_SAMPLE_LEN];
 	ssize_t got = stfs_io_pread_full(fd, bytes, sizeof(bytes), at);
 
 	if (got < 0)
 		return (int)got;
-	*hash = stfs_siphash(&key, stfs_str_slice(bytes, (size_t)got));
+	*hash = stfs_commit_hash(stfs_str_slice(bytes, (size_t)got));
 	return 0;
 }
 

@@ -31,7 +31,7 @@ void stfs_journal_close(struct stfs_journal *journal)
 
 uint64_t stfs_commit_hash(struct stfs_str bytes)
 {
-	static const struct stfs_sipkey key = {0}; /* a checksum: there is no secret */
+	static const struct stfs_sipkey key = {0};
 
 	return stfs_siphash(&key, bytes);
 }
