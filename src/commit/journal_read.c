@@ -266,9 +266,8 @@ static int take_mark(struct stfs_journal *journal, struct reader *reader)
 		file->map.samples[i].at = get64(reader);
 		file->map.samples[i].hash = get64(reader);
 	}
-	if (reader->bad || (shift && (next == file->step_count ||
-				      (file->steps[next].kind != STFS_STEP_COLLAPSE &&
-				       file->steps[next].kind != STFS_STEP_INSERT))))
+	if (reader->bad ||
+	    (shift && (next == file->step_count || !stfs_step_is_shift(&file->steps[next]))))
 		return -EPROTO;
 	return 0;
 }

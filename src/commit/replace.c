@@ -29,8 +29,7 @@ static int run_steps(struct stfs_commit *commit, struct stfs_commit_file *file)
 		const struct stfs_step *step = &file->plan.steps[i];
 
 		r = stfs_step_run(file->new_fd, old, step, file->sources, commit);
-		if (says_cannot(r) &&
-		    (step->kind == STFS_STEP_COLLAPSE || step->kind == STFS_STEP_INSERT)) {
+		if (says_cannot(r) && stfs_step_is_shift(step)) {
 			file->no_shift = true;
 			return STFS_COMMIT_REPLAN;
 		}

@@ -113,20 +113,6 @@ int stfs_step_run(int fd, int old, const struct stfs_step *step, const struct st
 
 /* ---- What may be run again ---- */
 
-static bool is_shift(const struct stfs_step *step)
-{
-	return step->kind == STFS_STEP_COLLAPSE || step->kind == STFS_STEP_INSERT;
-}
-
-size_t stfs_steps_shifts(const struct stfs_step *steps, size_t count)
-{
-	size_t shifts = 0;
-
-	for (size_t i = 0; i < count; i++)
-		shifts += is_shift(&steps[i]);
-	return shifts;
-}
-
 /* Whether `step` overwrites bytes that `earlier` reads, or cuts off what it reads or writes. */
 static bool destroys(const struct stfs_step *step, const struct stfs_step *earlier)
 {
@@ -141,7 +127,7 @@ static bool destroys(const struct stfs_step *step, const struct stfs_step *earli
 
 bool stfs_steps_need_mark(const struct stfs_step *steps, size_t since, size_t next)
 {
-	if (is_shift(&steps[next]))
+	if (stfs_step_is_shift(&steps[next]))
 		return true;
 	for (size_t i = since; i < next; i++)
 		if (destroys(&steps[next], &steps[i]))
@@ -158,10 +144,10 @@ uint64_t stfs_steps_marks_len(const struct stfs_step *steps, size_t count, size_
 		if (!stfs_steps_need_mark(steps, since, i))
 			continue;
 		/* A shift splits an extent or two, and is followed by a mark of its own. */
-		sum += is_shift(&steps[i]) ? stfs_journal_mark_len(extents + 4 * ++shifts + 64) +
-					     stfs_journal_mark_len(0)
-					   : stfs_journal_mark_len(0);
-		since = is_shift(&steps[i]) ? i + 1 : i;
+		if (stfs_step_is_shift(&steps[i]))
+			sum += stfs_journal_mark_len(extents + 4 * ++shifts + 64);
+		sum += stfs_journal_mark_len(0);
+		since = stfs_step_is_shift(&steps[i]) ? i + 1 : i;
 	}
 	return sum;
 }
@@ -257,7 +243,7 @@ int stfs_steps_run_marked(struct stfs_journal *journal, size_t number, int fd,
 	int r = fstat(fd, &st) < 0 ? -errno : 0;
 
 	for (size_t i = since; r == 0 && i < file->step_count; i++) {
-		if (is_shift(&file->steps[i])) {
+		if (stfs_step_is_shift(&file->steps[i])) {
 			if (i > since)
 				r = stfs_io_sync(fd);
 			if (r == 0)

@@ -19,9 +19,6 @@ int stfs_copy_bytes(int from, uint64_t from_at, int to, uint64_t to_at, uint64_t
 int stfs_step_run(int fd, int old, const struct stfs_step *step, const struct stfs_source *sources,
 		  struct stfs_commit *progress);
 
-/* How many of the steps are block shifts. */
-size_t stfs_steps_shifts(const struct stfs_step *steps, size_t count);
-
 /*
  * Whether step number `next` destroys what one of steps[since .. next) reads, so that those could
  * not be run again (C4). A block shift always does.

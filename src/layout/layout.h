@@ -95,6 +95,15 @@ struct stfs_step {
 	uint64_t from, to, len;
 };
 
+/* A block shift: what is behind it moves, by extents alone. */
+static inline bool stfs_step_is_shift(const struct stfs_step *step)
+{
+	return step->kind == STFS_STEP_COLLAPSE || step->kind == STFS_STEP_INSERT;
+}
+
+/* How many of the steps are block shifts. */
+size_t stfs_steps_shifts(const struct stfs_step *steps, size_t count);
+
 enum stfs_plan_kind {
 	STFS_PLAN_HEADER,   /* only the header changes, within its place */
 	STFS_PLAN_IN_PLACE, /* steps on the file itself */

@@ -80,9 +80,13 @@ static bool has_step(const struct stfs_plan *plan, enum stfs_step_kind kind)
 	return false;
 }
 
-static bool has_shift(const struct stfs_plan *plan)
+size_t stfs_steps_shifts(const struct stfs_step *steps, size_t count)
 {
-	return has_step(plan, STFS_STEP_COLLAPSE) || has_step(plan, STFS_STEP_INSERT);
+	size_t shifts = 0;
+
+	for (size_t i = 0; i < count; i++)
+		shifts += stfs_step_is_shift(&steps[i]);
+	return shifts;
 }
 
 /* The file's length behind a step on it, `now` before. */
@@ -146,7 +150,7 @@ static int plan_best(const struct stfs_layout_view *view, const struct stfs_targ
 	r = stfs_steps_rebuild(view, target, &pieces);
 	if (r == 0)
 		stfs_plan_reckon(view, &pieces);
-	possible = file->can_shift || !has_shift(plan);
+	possible = file->can_shift || !stfs_steps_shifts(plan->steps, plan->count);
 	if (r == 0 && has_step(&pieces, STFS_STEP_CLONE) &&
 	    (!possible || pieces.cost.total < plan->cost.total)) {
 		stfs_plan_free(plan);

@@ -419,16 +419,6 @@ void stfs_edit_result_free(struct stfs_edit_result *result)
 	*result = (struct stfs_edit_result){0};
 }
 
-static size_t count_shifts(const struct stfs_plan *plan)
-{
-	size_t shifts = 0;
-
-	for (size_t i = 0; i < plan->count; i++)
-		shifts += plan->steps[i].kind == STFS_STEP_COLLAPSE ||
-			  plan->steps[i].kind == STFS_STEP_INSERT;
-	return shifts;
-}
-
 static int fill_result(const struct stfs_edit *edit, const struct commit_parts *all,
 		       struct stfs_edit_result *result)
 {
@@ -452,7 +442,7 @@ static int fill_result(const struct stfs_edit *edit, const struct commit_parts *
 			.new_length = file->plan.length,
 			.header = is_index ? 0 : file->plan.data_start,
 			.cost = file->plan.cost,
-			.shifts = count_shifts(&file->plan),
+			.shifts = stfs_steps_shifts(file->plan.steps, file->plan.count),
 		};
 		if (!result->files[result->count - 1].name)
 			return -ENOMEM;
