@@ -300,8 +300,9 @@ static int finish_file(struct stfs_journal *journal, size_t number, int fd,
 	return r < 0 ? r : stfs_io_sync(fd);
 }
 
-int stfs_commit_is_new(const struct stfs_journal *journal, const char *name,
-		       const struct stfs_journal_file *file)
+/* Whether the file of that name is the new one of a RENAME entry: 0, -ENOENT, -EUCLEAN, another -errno. */
+static int is_new(const struct stfs_journal *journal, const char *name,
+		  const struct stfs_journal_file *file)
 {
 	STFS_AUTO_FD int fd = stfs_io->openat(journal->folder_fd, name,
 					      O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0);
@@ -317,15 +318,23 @@ int stfs_commit_is_new(const struct stfs_journal *journal, const char *name,
 	return (uint64_t)st.st_size == file->new_length && hash == file->new_hash ? 0 : -EUCLEAN;
 }
 
+int stfs_commit_find_new(const struct stfs_journal *journal, const struct stfs_journal_file *file,
+			 char **temp)
+{
+	STFS_AUTO_FREE char *name = stfs_beside_name(file->name, STFS_BESIDE_NEW);
+	int r = name ? is_new(journal, name, file) : -ENOMEM;
+
+	*temp = r == 0 ? stfs_steal_ptr(&name) : NULL;
+	return r == -ENOENT ? is_new(journal, file->name, file) : r;
+}
+
 /* The complete new file onto the old one, unless that was done already. */
 static int rename_file(struct stfs_journal *journal, const struct stfs_journal_file *file)
 {
-	STFS_AUTO_FREE char *temp = stfs_beside_name(file->name, STFS_BESIDE_NEW);
-	int r = temp ? stfs_commit_is_new(journal, temp, file) : -ENOMEM;
+	STFS_AUTO_FREE char *temp = NULL;
+	int r = stfs_commit_find_new(journal, file, &temp);
 
-	if (r == -ENOENT)
-		return stfs_commit_is_new(journal, file->name, file);
-	return r < 0 ? r : stfs_io_rename(journal->folder_fd, temp, file->name, 0);
+	return temp ? stfs_io_rename(journal->folder_fd, temp, file->name, 0) : r;
 }
 
 int stfs_commit_finish(struct stfs_journal *journal, const int *fds, struct stfs_commit *progress)

@@ -51,11 +51,12 @@ int stfs_commit_journaled(struct stfs_commit *commit, struct stfs_err *err);
 int stfs_commit_finish(struct stfs_journal *journal, const int *fds, struct stfs_commit *progress);
 
 /*
- * Whether the file of that name is the new one of a RENAME entry: 0, -ENOENT, -EUCLEAN, another
- * -errno.
+ * Looks for the new file of a RENAME entry, which stands ready under its temporary name, or in its
+ * place already. 0; -ENOENT; -EUCLEAN when what stands there is another; another -errno. *temp is
+ * the temporary name if it stands there (a malloc'ed string), else NULL.
  */
-int stfs_commit_is_new(const struct stfs_journal *journal, const char *name,
-		       const struct stfs_journal_file *file);
+int stfs_commit_find_new(const struct stfs_journal *journal, const struct stfs_journal_file *file,
+			 char **temp);
 
 /* Writes the length word, with bit 63 or without. Not durable yet. */
 int stfs_commit_poison(int fd, uint64_t word);

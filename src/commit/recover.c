@@ -234,15 +234,12 @@ static int take_back(struct stfs_journal *journal, const int *fds, struct stfs_e
 
 /* ---- Forward ---- */
 
-/* The new file must stand ready under its temporary name, or in its place already. */
 static int check_rename(const struct stfs_journal *journal, const struct stfs_journal_file *file,
 			struct stfs_err *err)
 {
-	STFS_AUTO_FREE char *temp = stfs_beside_name(file->name, STFS_BESIDE_NEW);
-	int r = temp ? stfs_commit_is_new(journal, temp, file) : -ENOMEM;
+	STFS_AUTO_FREE char *temp = NULL;
+	int r = stfs_commit_find_new(journal, file, &temp);
 
-	if (r == -ENOENT)
-		r = stfs_commit_is_new(journal, file->name, file);
 	return r == -EUCLEAN || r == -ENOENT ? foreign(journal, file->name, err) : r;
 }
 
