@@ -146,8 +146,8 @@ MUTANTS = [
            "every_item_has_its_bytes"),
     # The executor: commit/test_commit.c, crash/test_crash.c, unit/test_edit.c.
     Mutant("the length word is not poisoned before the steps",
-           "src/commit/in_place.c", "r = poison_all(commit, &journal, STFS_POISON);",
-           "r = poison_all(commit, &journal, 0);", "large_tensors", "crash"),
+           "src/commit/in_place.c", "r = stfs_commit_put_words(&journal, fds, STFS_WORDS_POISONED);",
+           "r = stfs_commit_put_words(&journal, fds, STFS_WORDS_OLD);", "large_tensors", "crash"),
     Mutant("the length word is written with the header",
            "src/commit/in_place.c", "r = stfs_io_write(fd, file->header.data + 8, file->header.len - 8, 8);",
            "r = stfs_io_write(fd, file->header.data, file->header.len, 0);", "one_file", "crash"),
@@ -157,10 +157,9 @@ MUTANTS = [
            "	if (r == 0)\n		r = stfs_steps_run_marked(journal, number, fd, progress);",
            "large_tensors", "crash"),
     Mutant("the poison is not synced",
-           "src/commit/in_place.c",
-           "		r = stfs_commit_poison(commit->files[i].fd, journal->files[i].old_word | bit);\n"
-           "		if (r == 0)\n			r = stfs_io_sync(commit->files[i].fd);",
-           "		r = stfs_commit_poison(commit->files[i].fd, journal->files[i].old_word | bit);",
+           "src/commit/in_place.c", "			r = put_word(fds[i], word_of(&journal->files[i], words));",
+           "			r = words == STFS_WORDS_NEW ? put_word(fds[i], word_of(&journal->files[i], words)) :\n"
+           "				stfs_io_write(fds[i], &(uint64_t){htole64(word_of(&journal->files[i], words))}, 8, 0);",
            "large_tensors", "crash"),
     Mutant("the journal's record is not synced",
            "src/commit/journal.c", "		r = stfs_io_sync(journal->fd);\n	if (r == 0)\n		journal->recorded = true;",
@@ -209,8 +208,9 @@ MUTANTS = [
            "	r = 0;\n	if (r == 0)\n		return fd;",
            "a_model_is_locked_while_it_is_edited", "edit"),
     Mutant("the journal goes before the length word is synced",
-           "src/commit/in_place.c", "journal->files[i].header.data));\n		if (r == 0)\n			r = stfs_io_sync(fds[i]);",
-           "journal->files[i].header.data));", "one_file", "crash"),
+           "src/commit/in_place.c", "			r = put_word(fds[i], word_of(&journal->files[i], words));",
+           "			r = words == STFS_WORDS_NEW ? stfs_io_write(fds[i], journal->files[i].header.data, 8, 0) :\n"
+           "				put_word(fds[i], word_of(&journal->files[i], words));", "one_file", "crash"),
     Mutant("the new files' names are not synced before the record",
            "src/commit/in_place.c", "if (r == 0 && built)", "if (false && built)", "two_shards", "crash"),
     Mutant("renames are not synced before the length words",

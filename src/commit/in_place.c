@@ -12,14 +12,6 @@
 #include "commit/internal.h"
 #include "commit/steps.h"
 
-int stfs_commit_poison(int fd, uint64_t word)
-{
-	char bytes[8];
-
-	stfs_store_le64(bytes, word);
-	return stfs_io_write(fd, bytes, sizeof(bytes), 0);
-}
-
 /* ---- Before the record ---- */
 
 /* What the journal's head says of a file as it is. */
@@ -244,17 +236,35 @@ static int take_back(struct stfs_commit *commit, struct stfs_journal *journal)
 
 /* ---- From the record on ---- */
 
-static int poison_all(struct stfs_commit *commit, const struct stfs_journal *journal, uint64_t bit)
+/* Durable, with all that was written to the file before. */
+static int put_word(int fd, uint64_t word)
+{
+	char bytes[8];
+	int r;
+
+	stfs_store_le64(bytes, word);
+	r = stfs_io_write(fd, bytes, sizeof(bytes), 0);
+	return r < 0 ? r : stfs_io_sync(fd);
+}
+
+static uint64_t word_of(const struct stfs_journal_file *file, enum stfs_commit_words words)
+{
+	switch (words) {
+	case STFS_WORDS_OLD: return file->old_word;
+	case STFS_WORDS_POISONED: return file->old_word | STFS_POISON;
+	case STFS_WORDS_NEW: break;
+	}
+	return stfs_load_le64(file->header.data);
+}
+
+int stfs_commit_put_words(const struct stfs_journal *journal, const int *fds,
+			  enum stfs_commit_words words)
 {
 	int r = 0;
 
-	for (size_t i = 0; r == 0 && i < commit->count; i++) {
-		if (journal->files[i].kind != STFS_JOURNAL_IN_PLACE)
-			continue;
-		r = stfs_commit_poison(commit->files[i].fd, journal->files[i].old_word | bit);
-		if (r == 0)
-			r = stfs_io_sync(commit->files[i].fd);
-	}
+	for (size_t i = 0; r == 0 && i < journal->count; i++)
+		if (fds[i] >= 0)
+			r = put_word(fds[i], word_of(&journal->files[i], words));
 	return r;
 }
 
@@ -295,9 +305,7 @@ static int finish_file(struct stfs_journal *journal, size_t number, int fd,
 	if ((uint64_t)st.st_size != file->new_length)
 		return -EUCLEAN;
 	r = stfs_io_write(fd, file->header.data + 8, file->header.len - 8, 8);
-	if (r == 0)
-		r = stfs_commit_poison(fd, word | STFS_POISON);
-	return r < 0 ? r : stfs_io_sync(fd);
+	return r < 0 ? r : put_word(fd, word | STFS_POISON);
 }
 
 /* Whether the file of that name is the new one of a RENAME entry: 0, -ENOENT, -EUCLEAN, another -errno. */
@@ -354,39 +362,37 @@ int stfs_commit_finish(struct stfs_journal *journal, const int *fds, struct stfs
 	}
 	if (r == 0 && renamed)
 		r = stfs_io_sync_folder(journal->folder_fd);
-	for (size_t i = 0; r == 0 && i < journal->count; i++) {
-		if (fds[i] < 0)
-			continue;
-		r = stfs_commit_poison(fds[i], stfs_load_le64(journal->files[i].header.data));
-		if (r == 0)
-			r = stfs_io_sync(fds[i]);
-	}
+	if (r == 0)
+		r = stfs_commit_put_words(journal, fds, STFS_WORDS_NEW);
 	return r < 0 ? r : stfs_journal_end(journal);
 }
 
-static int finish(struct stfs_commit *commit, struct stfs_journal *journal)
+/* The descriptors of the files that are changed in place, -1 for the others. */
+static int list_fds(const struct stfs_commit *commit, int **fds)
 {
-	STFS_AUTO_FREE int *fds = malloc(commit->count * sizeof(*fds));
-
-	if (!fds)
+	*fds = malloc(commit->count * sizeof(**fds));
+	if (!*fds)
 		return -ENOMEM;
 	for (size_t i = 0; i < commit->count; i++)
-		fds[i] = journal->files[i].kind == STFS_JOURNAL_IN_PLACE ? commit->files[i].fd : -1;
-	return stfs_commit_finish(journal, fds, commit);
+		(*fds)[i] = stfs_commit_in_place(&commit->files[i]) ? commit->files[i].fd : -1;
+	return 0;
 }
 
 int stfs_commit_journaled(struct stfs_commit *commit, struct stfs_err *err)
 {
+	STFS_AUTO_FREE int *fds = NULL;
 	struct stfs_journal journal;
 	int r = begin(commit, &journal), back;
 
 	if (r == 0)
+		r = list_fds(commit, &fds);
+	if (r == 0)
 		r = prepare(commit, &journal);
 	if (r == 0) {
 		commit->recorded = true;
-		r = poison_all(commit, &journal, STFS_POISON);
+		r = stfs_commit_put_words(&journal, fds, STFS_WORDS_POISONED);
 		if (r == 0 && new_readers(commit)) {
-			r = poison_all(commit, &journal, 0);
+			r = stfs_commit_put_words(&journal, fds, STFS_WORDS_OLD);
 			if (r == 0) {
 				commit->recorded = false;
 				r = STFS_COMMIT_REPLAN;
@@ -394,7 +400,7 @@ int stfs_commit_journaled(struct stfs_commit *commit, struct stfs_err *err)
 		}
 	}
 	if (r == 0) {
-		r = finish(commit, &journal);
+		r = stfs_commit_finish(&journal, fds, commit);
 	} else if (!commit->recorded) {
 		back = take_back(commit, &journal);
 		if (back < 0) {

@@ -58,7 +58,13 @@ int stfs_commit_finish(struct stfs_journal *journal, const int *fds, struct stfs
 int stfs_commit_find_new(const struct stfs_journal *journal, const struct stfs_journal_file *file,
 			 char **temp);
 
-/* Writes the length word, with bit 63 or without. Not durable yet. */
-int stfs_commit_poison(int fd, uint64_t word);
+enum stfs_commit_words { STFS_WORDS_OLD, STFS_WORDS_POISONED, STFS_WORDS_NEW };
+
+/*
+ * Writes the length words of the files that are changed in place, fds as above, one after the other,
+ * each durable: as they were, refused by every loader, or as they shall be. 0 or -errno.
+ */
+int stfs_commit_put_words(const struct stfs_journal *journal, const int *fds,
+			  enum stfs_commit_words words);
 
 #endif

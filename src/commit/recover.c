@@ -274,17 +274,10 @@ static int go_on(struct stfs_journal *journal, int *fds, struct stfs_err *err)
 {
 	int r = check_all(journal, fds, err);
 
-	if (r == 0)
-		stfs_journal_give_back(journal);
-	for (size_t i = 0; r == 0 && i < journal->count; i++) {
-		const struct stfs_journal_file *file = &journal->files[i];
-
-		if (fds[i] < 0)
-			continue;
-		r = stfs_commit_poison(fds[i], file->old_word | STFS_POISON);
-		if (r == 0)
-			r = stfs_io_sync(fds[i]);
-	}
+	if (r < 0)
+		return r;
+	stfs_journal_give_back(journal);
+	r = stfs_commit_put_words(journal, fds, STFS_WORDS_POISONED);
 	return r < 0 ? r : stfs_commit_finish(journal, fds, NULL);
 }
 
