@@ -11,6 +11,7 @@
 #include "commit/beside.h"
 #include "commit/internal.h"
 #include "commit/steps.h"
+#include "format/header.h"
 
 /* ---- Before the record ---- */
 

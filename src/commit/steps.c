@@ -9,6 +9,7 @@
 #include "base/arith.h"
 #include "base/cleanup.h"
 #include "base/io.h"
+#include "format/header.h"
 
 /* What is copied in one call or through one buffer: small enough that progress is seen. */
 #define CALL_MAX (64u << 20)

@@ -5,9 +5,6 @@
 
 #include "commit/journal.h"
 
-/* Poisons a length word: no loader takes a header of more than 100 MB (safetensors/src/tensor.rs). */
-#define STFS_POISON (1ull << 63)
-
 /* Copies `len` bytes of `from` to `to`, which may be one file if the ranges do not overlap. */
 int stfs_copy_bytes(int from, uint64_t from_at, int to, uint64_t to_at, uint64_t len,
 		    struct stfs_commit *progress);

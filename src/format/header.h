@@ -35,6 +35,14 @@
 #define STFS_LENGTH_WORD 8
 /* MAX_HEADER_SIZE of tensor.rs. */
 #define STFS_HEADER_MAX 100000000u
+/* A commit sets it in the length word while nobody may read the file: no loader takes such a length. */
+#define STFS_POISON (1ull << 63)
+
+/* Whether a length word is one that a commit has poisoned, and not merely far too large. */
+static inline bool stfs_header_poisoned(uint64_t word)
+{
+	return word & STFS_POISON && (word & ~STFS_POISON) <= STFS_HEADER_MAX;
+}
 
 /* No index of a tensor in a header, no id of one in a model. */
 #define STFS_NO_TENSOR STFS_NO_NUMBER

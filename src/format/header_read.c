@@ -30,7 +30,7 @@ int stfs_header_length(const void *word, size_t word_len, uint64_t file_len, uin
 		return r < 0 ? r : -EBADMSG;
 	}
 	n = stfs_load_le64(word);
-	if (n >> 63 && n << 1 >> 1 <= STFS_HEADER_MAX) { /* src/commit poisons it so */
+	if (stfs_header_poisoned(n)) {
 		r = stfs_findings_add(findings, STFS_RULE_HEADER_TOO_LARGE, 0, no_tensor,
 				      "a commit is under way, or was interrupted (the header length has "
 				      "bit 63 set): `stfs recover` finishes it");

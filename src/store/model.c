@@ -548,8 +548,8 @@ enum stfs_interrupted stfs_model_interrupted(const struct stfs_model *model)
 		const struct stfs_shard *shard = &model->shards[i];
 
 		poisoned = !shard->header && shard->fd >= 0 &&
-			   stfs_io_pread_full(shard->fd, word, sizeof(word), 0) == sizeof(word) && word[7] == 0x80 &&
-			   stfs_load_le64(word) << 1 >> 1 <= STFS_HEADER_MAX;
+			   stfs_io_pread_full(shard->fd, word, sizeof(word), 0) == sizeof(word) &&
+			   stfs_header_poisoned(stfs_load_le64(word));
 	}
 	return poisoned ? STFS_JOURNAL_MISSING : STFS_NOT_INTERRUPTED;
 }

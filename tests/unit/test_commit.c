@@ -22,6 +22,7 @@
 #include "commit/extents.h"
 #include "commit/journal.h"
 #include "commit/steps.h"
+#include "format/header.h"
 
 #define BLOCK 4096
 
