@@ -18,12 +18,6 @@
  */
 #define ATTEMPTS_MOST 8
 
-void stfs_commit_init(struct stfs_commit *commit)
-{
-	for (size_t i = 0; i < commit->count; i++)
-		commit->files[i].new_fd = -1;
-}
-
 static void forget(struct stfs_commit_file *file)
 {
 	stfs_plan_free(&file->plan);

@@ -76,7 +76,7 @@ struct stfs_commit_file {
 	/* What came of it: */
 	struct stfs_plan plan; /* owned */
 	struct stfs_buf text;  /* owned: what `header` gave */
-	int new_fd;            /* owned: the file that took its place, locked; -1: the same one */
+	int new_fd;            /* owned: the file that took its place, locked; -1: the same one, and at first */
 	char *temp;            /* owned: its name until then */
 };
 
@@ -96,8 +96,6 @@ struct stfs_commit {
 	uint64_t done, total; /* bytes, for the progress */
 };
 
-/* Before anything else: 0 or -errno. */
-void stfs_commit_init(struct stfs_commit *commit);
 /* Frees what came of it, descriptors that were not taken included. */
 void stfs_commit_free(struct stfs_commit *commit);
 
