@@ -28,6 +28,18 @@ char *stfs_beside_name(const char *name, const char *suffix)
 	return r < 0 ? NULL : made;
 }
 
+int stfs_beside_exists(int folder_fd, const char *name, const char *suffix)
+{
+	STFS_AUTO_FREE char *made = stfs_beside_name(name, suffix);
+	struct stat st;
+
+	if (!made)
+		return -ENOMEM;
+	if (fstatat(folder_fd, made, &st, AT_SYMLINK_NOFOLLOW) == 0)
+		return 1;
+	return errno == ENOENT ? 0 : -errno;
+}
+
 int stfs_beside_lock(int folder_fd, const char *name, int fd)
 {
 	int r;

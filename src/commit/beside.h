@@ -14,6 +14,12 @@
 char *stfs_beside_name(const char *name, const char *suffix);
 
 /*
+ * Whether a file of that suffix stands beside the model `name`, a link that leads nowhere included: 1,
+ * 0 or -errno.
+ */
+int stfs_beside_exists(int folder_fd, const char *name, const char *suffix);
+
+/*
  * Makes a new file for reading and writing, with the permissions `mode` less the creation mask, locked
  * exclusively. What an earlier commit left under that name goes. The descriptor; -EBUSY when
  * another program is using the name; another -errno.

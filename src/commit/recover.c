@@ -27,14 +27,7 @@
 
 int stfs_commit_interrupted(int folder_fd, const char *model)
 {
-	STFS_AUTO_FREE char *name = stfs_beside_name(model, STFS_BESIDE_JOURNAL);
-	struct stat st;
-
-	if (!name)
-		return -ENOMEM;
-	if (fstatat(folder_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0)
-		return 1;
-	return errno == ENOENT ? 0 : -errno;
+	return stfs_beside_exists(folder_fd, model, STFS_BESIDE_JOURNAL);
 }
 
 enum state { STATE_OLD, STATE_POISONED, STATE_NEW, STATE_FOREIGN };

@@ -531,16 +531,6 @@ static int check_poison(const char *path, struct stfs_err *err)
 			    "Without it the model has to be had anew", path);
 }
 
-static int has_rescue(const struct stfs_edit *edit)
-{
-	STFS_AUTO_FREE char *name = stfs_beside_name(edit->name, STFS_BESIDE_RESCUE);
-	struct stat st;
-
-	if (!name)
-		return -ENOMEM;
-	return fstatat(edit->folder_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0;
-}
-
 int stfs_recover(const char *path, unsigned flags, enum stfs_recovered *what, struct stfs_err *err)
 {
 	struct stfs_edit *edit = make(flags);
@@ -552,7 +542,7 @@ int stfs_recover(const char *path, unsigned flags, enum stfs_recovered *what, st
 	if (r == 0)
 		r = stfs_commit_recover(edit->folder_fd, edit->name, what, err);
 	if (r == 0)
-		r = kept = has_rescue(edit);
+		r = kept = stfs_beside_exists(edit->folder_fd, edit->name, STFS_BESIDE_RESCUE);
 	stfs_edit_close(edit);
 	if (kept > 0)
 		r = commit_rescued(path, flags, what, err);

@@ -214,16 +214,15 @@ static int believe(const struct stfs_edit *edit, int fd, const char *path, struc
 static int open_kept(struct stfs_edit *edit, struct stfs_err *err)
 {
 	STFS_AUTO_FREE char *name = stfs_beside_name(edit->name, STFS_BESIDE_RESCUE), *path = NULL;
-	struct stat st;
-	int r;
+	int r = stfs_beside_exists(edit->folder_fd, edit->name, STFS_BESIDE_RESCUE);
 
+	if (r <= 0)
+		return r;
 	if (!name || asprintf(&path, "%.*s%s", (int)(strlen(edit->real) - strlen(edit->name)),
 			      edit->real, name) < 0) {
 		path = NULL;
 		return -ENOMEM;
 	}
-	if (fstatat(edit->folder_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-		return errno == ENOENT ? 0 : -errno;
 	r = stfs_model_open(path, STFS_OPEN_WRITE | STFS_OPEN_LOCK, &edit->rescue, err);
 	if (r == 0)
 		r = believe(edit, edit->rescue->shards[0].fd, path, err);
