@@ -40,10 +40,21 @@
 #include "base/err.h"
 #include "layout/layout.h"
 
-/* Bytes of a file, from `offset` on. */
+/* Part of a tensor's bytes. */
+struct stfs_piece {
+	int fd; /* borrowed; -1: zeros */
+	uint64_t offset, len;
+};
+
+/*
+ * Where the bytes of a tensor are: from `offset` of `fd` on, or in pieces, one behind the other. What
+ * is borrowed stays open and as it is until the commit is over.
+ */
 struct stfs_source {
-	int fd; /* borrowed; stays open and as it is until the commit is over */
+	int fd; /* borrowed */
 	uint64_t offset;
+	const struct stfs_piece *pieces; /* borrowed; when not NULL, fd and offset do not count */
+	size_t piece_count;
 };
 
 /* Called now and then during long work: bytes done and bytes in all. */

@@ -80,6 +80,44 @@ int stfs_copy_bytes(int from, uint64_t from_at, int to, uint64_t to_at, uint64_t
 	return r;
 }
 
+static int write_zeros(int to, uint64_t to_at, uint64_t len, struct stfs_commit *progress)
+{
+	STFS_AUTO_FREE char *zeros = calloc(1, stfs_min_u64(PIECE, len));
+	size_t now;
+	int r = zeros ? 0 : -ENOMEM;
+
+	for (uint64_t done = 0; r == 0 && done < len; done += now) {
+		now = stfs_min_u64(PIECE, len - done);
+		r = stfs_io_write(to, zeros, now, to_at + done);
+		if (r == 0)
+			tell(progress, now);
+	}
+	return r;
+}
+
+int stfs_copy_source(const struct stfs_source *source, uint64_t from, int to, uint64_t to_at,
+		     uint64_t len, struct stfs_commit *progress)
+{
+	int r = 0;
+
+	if (!source->pieces)
+		return stfs_copy_bytes(source->fd, source->offset + from, to, to_at, len, progress);
+	for (size_t i = 0; r == 0 && len && i < source->piece_count; i++) {
+		const struct stfs_piece *piece = &source->pieces[i];
+		uint64_t skip = stfs_min_u64(from, piece->len);
+		uint64_t now = stfs_min_u64(len, piece->len - skip);
+
+		if (now && piece->fd < 0)
+			r = write_zeros(to, to_at, now, progress);
+		else if (now)
+			r = stfs_copy_bytes(piece->fd, piece->offset + skip, to, to_at, now, progress);
+		from -= skip;
+		to_at += now;
+		len -= now;
+	}
+	return r < 0 ? r : len ? -ENODATA : 0;
+}
+
 static int clone_range(int fd, int old, const struct stfs_step *step, struct stfs_commit *progress)
 {
 	if (stfs_io->clone_range(fd, step->to, old, step->from, step->len) < 0)
@@ -91,13 +129,10 @@ static int clone_range(int fd, int old, const struct stfs_step *step, struct stf
 int stfs_step_run(int fd, int old, const struct stfs_step *step, const struct stfs_source *sources,
 		  struct stfs_commit *progress)
 {
-	const struct stfs_source *source;
-
 	switch (step->kind) {
 	case STFS_STEP_WRITE:
-		source = &sources[step->item];
-		return stfs_copy_bytes(source->fd, source->offset + step->from, fd, step->to, step->len,
-				       progress);
+		return stfs_copy_source(&sources[step->item], step->from, fd, step->to, step->len,
+					progress);
 	case STFS_STEP_COPY:
 		return stfs_copy_bytes(old, step->from, fd, step->to, step->len, progress);
 	case STFS_STEP_CLONE:

@@ -9,6 +9,10 @@
 int stfs_copy_bytes(int from, uint64_t from_at, int to, uint64_t to_at, uint64_t len,
 		    struct stfs_commit *progress);
 
+/* Bytes [from, from + len) of `source` go to `to_at` of `to`. 0; -ENODATA when it has fewer; -errno. */
+int stfs_copy_source(const struct stfs_source *source, uint64_t from, int to, uint64_t to_at,
+		     uint64_t len, struct stfs_commit *progress);
+
 /*
  * One step on `fd`. Bytes of new items come from `sources`; those of COPY and CLONE from `old`,
  * which is `fd` itself unless a file is rebuilt. 0 or -errno.

@@ -111,27 +111,40 @@ static void free_slots(struct stfs_edit *edit)
 	for (size_t i = 0; i < edit->count; i++)
 		stfs_slot_free(&edit->slots[i]);
 	free(edit->slots);
+}
+
+/* Forgets all that is staged, without freeing it. */
+static void blank(struct stfs_edit *edit)
+{
 	edit->slots = NULL;
 	edit->count = edit->cap = 0;
+	edit->table = (struct stfs_nametable){0};
+	edit->table_room = edit->table_used = 0;
+	edit->view = edit->sorted = NULL;
+	edit->view_count = 0;
+	edit->shards = NULL;
+	edit->shard_count = 0;
+	edit->changed = 0;
+	edit->pending = edit->compact = edit->metadata_changed = false;
+	if (edit->spool_lent)
+		return;
+	edit->spool = -1;
+	edit->spool_name = NULL;
+	edit->spool_end = 0;
 }
 
 void stfs_edit_unload(struct stfs_edit *edit)
 {
 	free_slots(edit);
 	stfs_nametable_free(&edit->table);
-	edit->table = (struct stfs_nametable){0};
-	edit->table_room = edit->table_used = 0;
 	free(edit->view);
 	free(edit->sorted);
-	edit->view = edit->sorted = NULL;
 	for (uint32_t i = 0; i < edit->shard_count; i++)
 		stfs_edit_free_pairs(&edit->shards[i]);
 	free(edit->shards);
-	edit->shards = NULL;
-	edit->shard_count = 0;
-	edit->changed = 0;
-	edit->pending = edit->compact = edit->metadata_changed = false;
-	stfs_edit_close_spool(edit);
+	if (!edit->spool_lent)
+		stfs_edit_close_spool(edit);
+	blank(edit);
 }
 
 /* The tensors of one shard, in header order. */
@@ -158,19 +171,63 @@ static void load_shard(struct stfs_edit *edit, uint32_t number)
 
 int stfs_edit_load(struct stfs_edit *edit)
 {
+	uint32_t count = edit->model ? edit->model->shard_count : 1;
 	int r;
 
-	edit->shard_count = edit->model ? edit->model->shard_count : 1;
-	edit->shards = calloc(edit->shard_count, sizeof(*edit->shards));
+	edit->shards = calloc(count, sizeof(*edit->shards));
 	if (!edit->shards)
 		return -ENOMEM;
+	edit->shard_count = count;
 	r = stfs_sipkey_random(&edit->key);
 	if (r == 0)
 		r = stfs_edit_make_room(edit, edit->model ? stfs_model_ids(edit->model) : 0);
 	edit->next_order = STFS_HEADER_MAX; /* behind all that a header can hold */
 	for (uint32_t i = 0; r == 0 && edit->model && i < edit->shard_count; i++)
 		load_shard(edit, i);
+	if (!edit->model) /* it is to be made, even if it will hold nothing */
+		edit->pending = edit->shards[0].dirty = true;
 	return r;
+}
+
+int stfs_edit_anew(const struct stfs_edit *edit, struct stfs_model *model, struct stfs_edit *anew)
+{
+	int r;
+
+	*anew = *edit;
+	blank(anew);
+	anew->model = model;
+	r = stfs_edit_load(anew);
+	if (r < 0)
+		stfs_edit_unload(anew);
+	return r;
+}
+
+int stfs_edit_revert(struct stfs_edit *edit, struct stfs_err *err)
+{
+	struct stfs_edit anew, old = *edit;
+	int r = edit->stuck ? -EROFS : stfs_edit_anew(edit, edit->model, &anew);
+
+	if (r < 0)
+		return stfs_err_errno(err, r, "%s: what is staged cannot be dropped", edit->path);
+	*edit = anew;
+	stfs_edit_unload(&old);
+	stfs_model_close(stfs_steal_ptr(&edit->rescue));
+	return 0;
+}
+
+void stfs_edit_watch(struct stfs_edit *edit, const struct stfs_edit_hooks *hooks)
+{
+	edit->watched = hooks != NULL;
+	if (hooks)
+		edit->hooks = *hooks;
+}
+
+void stfs_edit_lend_spool(struct stfs_edit *edit, int fd, uint64_t end)
+{
+	assert(edit->spool < 0 || edit->spool_lent);
+	edit->spool_lent = true;
+	edit->spool = fd;
+	edit->spool_end = end;
 }
 
 static int by_order(const void *left, const void *right, void *data)
@@ -224,7 +281,7 @@ static int describe(struct stfs_edit *edit, struct stfs_slot *slot, struct stfs_
 	*tensor = (struct stfs_edit_tensor){
 		.name = slot->name, .dtype = slot->dtype, .dims = slot->dims, .rank = slot->rank,
 		.len = slot->len, .shard = slot->shard, .is_new = slot->is_new,
-		.fd = slot->source.fd, .offset = slot->source.offset};
+		.fd = slot->source.pieces ? -1 : slot->source.fd, .offset = slot->source.offset};
 	if (!slot->is_new) {
 		const struct stfs_shard *shard = &edit->model->shards[slot->shard];
 
@@ -381,6 +438,8 @@ static int open_edit(struct stfs_edit *edit, const char *path, bool *cleaned, st
 		flags |= STFS_OPEN_WRITE;
 	if (edit->flags & STFS_EDIT_TOLERANT)
 		flags |= STFS_OPEN_TOLERANT;
+	if (edit->flags & STFS_EDIT_MAP)
+		flags |= STFS_OPEN_MAP;
 	if (r == 0)
 		r = finish_interrupted(edit, err);
 	if (r == 0)
@@ -472,8 +531,6 @@ int stfs_edit_create(const char *path, unsigned flags, struct stfs_edit **edit, 
 
 	if (r == 0)
 		r = stfs_edit_load(made);
-	if (r == 0)
-		made->pending = made->shards[0].dirty = true;
 	return give(made, r, path, edit, err);
 }
 

@@ -35,6 +35,8 @@ enum {
 	STFS_EDIT_IGNORE_READERS = 1 << 3,
 	/* stfs_edit_create: replace a file that is there. */
 	STFS_EDIT_OVERWRITE = 1 << 4,
+	/* The model is open with STFS_OPEN_MAP, after each commit too. */
+	STFS_EDIT_MAP = 1 << 5,
 };
 
 struct stfs_edit;
@@ -68,7 +70,7 @@ struct stfs_edit_tensor {
 	uint64_t len;   /* bytes */
 	uint32_t shard; /* number of the file that holds it */
 	bool is_new;    /* its bytes are not in that file yet */
-	int fd;         /* borrowed: where its bytes can be read now */
+	int fd;         /* borrowed: where its bytes can be read now; -1: they are in pieces */
 	uint64_t offset;
 };
 
@@ -87,7 +89,8 @@ int stfs_edit_metadata(const struct stfs_edit *edit,
 
 /*
  * Copies `len` bytes (UINT64_MAX: all up to the end) of `fd`, which may be a pipe, into the spool, a
- * file without a name beside the model, with room for them reserved. *source is good until close.
+ * file without a name beside the model, with room for them reserved. *source is good until what is
+ * staged is committed or dropped.
  */
 int stfs_edit_spool(struct stfs_edit *edit, int fd, uint64_t len, struct stfs_source *source,
 		    uint64_t *spooled, struct stfs_err *err);
@@ -95,8 +98,8 @@ int stfs_edit_spool(struct stfs_edit *edit, int fd, uint64_t len, struct stfs_so
 /*
  * Puts a tensor in the place of the one of that name, keeping its file and its place in the header, or
  * adds it. Of a sharded model a new one goes to the file of its nearest neighbour in natural order.
- * Its bytes, as many as dtype and shape say, are `source`'s. -EINVAL for a name or shape that no
- * header can hold.
+ * Its bytes, as many as dtype and shape say, are `source`'s, whose pieces are borrowed until what is
+ * staged is committed or dropped. -EINVAL for a name or shape that no header can hold.
  */
 int stfs_edit_put(struct stfs_edit *edit, struct stfs_str name, enum stfs_dtype dtype,
 		  const uint64_t *dims, size_t rank, struct stfs_source source, struct stfs_err *err);
@@ -169,6 +172,65 @@ int stfs_edit_plan(struct stfs_edit *edit, struct stfs_edit_result *result, stru
 int stfs_edit_commit(struct stfs_edit *edit, const struct stfs_progress *progress,
 		     struct stfs_edit_result *result, struct stfs_err *err);
 bool stfs_edit_is_stuck(const struct stfs_edit *edit);
+
+/* Drops what is staged, as if the model had just been opened. 0; -EROFS when it is stuck; -ENOMEM. */
+int stfs_edit_revert(struct stfs_edit *edit, struct stfs_err *err);
+
+/* ---- Readers beside a commit: a mount ---- */
+
+/*
+ * While one thread commits, others go on reading the tensors that were there when the model was opened.
+ * They hold a lock shared from stfs_edit_where() until they have the bytes; `stop` takes it exclusively,
+ * and the thread that commits calls it for moments only: never while it copies tensors. They know
+ * nothing of what is staged; of this header they call stfs_edit_where() alone.
+ *
+ *     commit begins        every byte is where it was
+ *     stop recorded go_on  the new bytes are in the file, and it is sure that the commit will be done
+ *     stop ...... go_on    bytes have moved: once for each step
+ *     stop swapped go_on   the model is open anew: every byte is where its header says
+ */
+struct stfs_edit_hooks {
+	void *data;
+	void (*stop)(void *data);
+	void (*go_on)(void *data);
+	/*
+	 * Between stop and go_on, when files are changed in place; may be NULL. The commit is recorded:
+	 * it can get stuck, but it cannot be undone any more.
+	 */
+	void (*recorded)(void *data);
+	/*
+	 * Between stop and go_on, with stfs_edit_model() the model as it is now. The one before it is
+	 * closed after go_on. May be NULL.
+	 */
+	void (*swapped)(void *data, const struct stfs_model *fresh);
+};
+
+/* From the next commit on; copies *hooks. NULL: none any more. Not while there is a commit. */
+void stfs_edit_watch(struct stfs_edit *edit, const struct stfs_edit_hooks *hooks);
+
+/*
+ * Called in recorded(): whether the bytes of the new tensor `name` now lie in one piece in a file that is
+ * changed in place, and where: at this byte of it, for stfs_edit_where(). Those of a file that is
+ * replaced stay in their source alone until swapped().
+ */
+bool stfs_edit_written(const struct stfs_edit *edit, struct stfs_str name, uint32_t *shard,
+		       uint64_t *offset);
+
+/*
+ * Where byte `offset` of file number `shard`, as it was when the model was opened, is now in the file
+ * that is open: *len bytes, at most `most`, lie there together. 0; -EIO when nobody knows: it was no
+ * byte of a tensor that stays, or a commit stopped in the middle of a block shift.
+ */
+int stfs_edit_where(const struct stfs_edit *edit, uint32_t shard, uint64_t offset, uint64_t most,
+		    uint64_t *now, uint64_t *len);
+
+/*
+ * Has stfs_edit_rescue() keep the edits in this file: the spool of a mount, with nothing live in its first
+ * STFS_SPOOL_HEADER bytes or behind `end`. What is staged from this file stays where it is in it. The file
+ * stays the caller's, who keeps it until the edit is closed and says anew where it ends before each
+ * rescue. Not once something was put into the edit's own spool.
+ */
+void stfs_edit_lend_spool(struct stfs_edit *edit, int fd, uint64_t end);
 
 /* ---- After a crash ---- */
 

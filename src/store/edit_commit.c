@@ -468,16 +468,31 @@ int stfs_edit_plan(struct stfs_edit *edit, struct stfs_edit_result *result, stru
 
 /* ---- Afterwards ---- */
 
+static void stop(const struct stfs_edit *edit)
+{
+	if (edit->watched)
+		edit->hooks.stop(edit->hooks.data);
+}
+
+static void go_on(const struct stfs_edit *edit)
+{
+	if (edit->watched)
+		edit->hooks.go_on(edit->hooks.data);
+}
+
 /*
  * Opens the model as it is now. The locks pass on: what is open stays open, through duplicates,
  * until the new handle has it.
  */
-static int reopen(struct stfs_edit *edit, const struct commit_parts *all, struct stfs_err *err)
+static int open_fresh(const struct stfs_edit *edit, const struct commit_parts *all,
+		      struct stfs_model **fresh, struct stfs_err *err)
 {
 	STFS_AUTO_FREE struct stfs_given *given = calloc(edit->shard_count + 1, sizeof(*given));
-	struct stfs_model *fresh = NULL;
+	unsigned flags = STFS_OPEN_WRITE | STFS_OPEN_LOCK;
 	size_t count = 0;
-	int r;
+
+	if (edit->flags & STFS_EDIT_MAP)
+		flags |= STFS_OPEN_MAP;
 
 	if (!given)
 		return -ENOMEM;
@@ -495,14 +510,46 @@ static int reopen(struct stfs_edit *edit, const struct commit_parts *all, struct
 	}
 	if (edit->model && stfs_model_is_sharded(edit->model) && !all->has_index)
 		given[count++] = (struct stfs_given){edit->name, edit->model->index_fd};
-	r = stfs_model_open_given(edit->real, STFS_OPEN_WRITE | STFS_OPEN_LOCK, given, count,
-				  &fresh, err);
+	return stfs_model_open_given(edit->real, flags, given, count, fresh, err);
+}
+
+/* All that may fail is done before readers are stopped, and all that takes long. */
+static int reopen(struct stfs_edit *edit, const struct commit_parts *all, struct stfs_err *err)
+{
+	struct stfs_model *fresh = NULL;
+	struct stfs_edit anew, old;
+	int r = open_fresh(edit, all, &fresh, err);
+
 	if (r < 0)
 		return r;
-	stfs_edit_unload(edit);
-	stfs_model_close(edit->model);
-	edit->model = fresh;
-	return stfs_edit_load(edit);
+	r = stfs_edit_anew(edit, fresh, &anew);
+	if (r < 0) {
+		stfs_model_close(fresh);
+		return r;
+	}
+	stop(edit);
+	old = *edit;
+	*edit = anew;
+	if (edit->watched && edit->hooks.swapped)
+		edit->hooks.swapped(edit->hooks.data, fresh);
+	go_on(edit);
+	stfs_edit_unload(&old);
+	stfs_model_close(old.model);
+	return 0;
+}
+
+bool stfs_edit_written(const struct stfs_edit *edit, struct stfs_str name, uint32_t *shard,
+		       uint64_t *offset)
+{
+	return false;
+}
+
+int stfs_edit_where(const struct stfs_edit *edit, uint32_t shard, uint64_t offset, uint64_t most,
+		    uint64_t *now, uint64_t *len)
+{
+	*now = offset;
+	*len = most;
+	return 0;
 }
 
 /* E4: whether the headers are still those that were read. What was done to the data is no matter. */

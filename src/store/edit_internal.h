@@ -57,12 +57,15 @@ struct stfs_edit {
 	struct stfs_edit_shard *shards; /* owned */
 	uint32_t shard_count;
 	uint32_t *sorted; /* owned: ids of the model by name; NULL: to be made */
-	int spool;        /* owned; -1 until it is needed */
+	bool spool_lent;  /* the spool is the caller's */
+	int spool;        /* owned unless lent; -1 until it is needed */
 	char *spool_name; /* owned: where the file system knows no files without a name */
 	uint64_t spool_end;
 	uint64_t changed; /* bytes of tensors that edits added, replaced or removed */
 	bool pending, compact, stuck;
 	bool metadata_changed; /* by an edit; then the pairs of every shard are loaded */
+	bool watched;
+	struct stfs_edit_hooks hooks; /* of watched */
 };
 
 /* ---- edit.c ---- */
@@ -71,6 +74,11 @@ struct stfs_edit {
 int stfs_edit_load(struct stfs_edit *edit);
 /* Drops all that is staged. */
 void stfs_edit_unload(struct stfs_edit *edit);
+/*
+ * A handle like `edit` with nothing staged, for `model` (borrowed): all that may fail is done with it
+ * before it takes the place of `edit`. 0, or -errno and nothing to be freed.
+ */
+int stfs_edit_anew(const struct stfs_edit *edit, struct stfs_model *model, struct stfs_edit *anew);
 /* Room for `more` slots, so that stfs_edit_add() cannot fail. 0 or -errno. */
 int stfs_edit_make_room(struct stfs_edit *edit, size_t more);
 /* Adds a slot (what it owns is the edit's then); the name is nobody's, or of one that was removed. */

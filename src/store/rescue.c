@@ -11,6 +11,7 @@
 #include "base/cleanup.h"
 #include "base/io.h"
 #include "commit/beside.h"
+#include "commit/steps.h"
 #include "format/metadata.h"
 #include "format/sidecar.h"
 #include "store/edit_internal.h"
@@ -18,11 +19,16 @@
 static const char *const keys[] = {"stfs.remove", "stfs.rename", "stfs.retype", "stfs.metadata"};
 enum { KEY_REMOVE, KEY_RENAME, KEY_RETYPE, KEY_METADATA, KEY_COUNT };
 
+static bool is_spooled(const struct stfs_edit *edit, const struct stfs_slot *slot)
+{
+	return !slot->source.pieces && slot->source.fd == edit->spool;
+}
+
 bool stfs_edit_needs_rescue(const struct stfs_edit *edit)
 {
 	for (size_t i = 0; i < edit->count; i++)
 		if (!edit->slots[i].removed && edit->slots[i].is_new &&
-		    edit->slots[i].source.fd == edit->spool)
+		    (edit->slots[i].source.pieces || is_spooled(edit, &edit->slots[i])))
 			return true;
 	return false;
 }
@@ -123,12 +129,30 @@ static void free_layout(struct layout *layout)
 	free(layout->dims);
 }
 
+/* Pieces become one, at the end of the spool. */
+static int join_pieces(struct stfs_edit *edit, struct stfs_slot *slot)
+{
+	uint64_t end = edit->spool_end;
+	int r = stfs_io_reserve(edit->spool, end, slot->len);
+
+	if (r == 0)
+		r = stfs_copy_source(&slot->source, 0, edit->spool, end, slot->len, NULL);
+	if (r < 0)
+		return r;
+	slot->source = (struct stfs_source){.fd = edit->spool, .offset = end};
+	edit->spool_end = stfs_align_up(end + slot->len, 4096);
+	return 0;
+}
+
 static int move_to_spool(struct stfs_edit *edit, struct stfs_slot *slot, struct stfs_err *err)
 {
 	struct stfs_source source;
 	uint64_t taken;
-	int r = stfs_edit_spool_range(edit, slot->source, slot->len, &source, &taken, err);
+	int r;
 
+	if (slot->source.pieces)
+		return join_pieces(edit, slot);
+	r = stfs_edit_spool_range(edit, slot->source, slot->len, &source, &taken, err);
 	if (r == 0)
 		slot->source = source;
 	return r;
@@ -161,7 +185,7 @@ static int gather(struct stfs_edit *edit, struct stfs_err *err)
 
 		if (slot->removed || !slot->is_new)
 			continue;
-		if (slot->source.fd == edit->spool)
+		if (is_spooled(edit, slot))
 			spooled[count++] = slot;
 		else
 			r = move_to_spool(edit, slot, err);

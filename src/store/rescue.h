@@ -27,7 +27,7 @@
  */
 int stfs_edit_rescue(struct stfs_edit *edit, struct stfs_err *err);
 
-/* Whether new tensors have bytes that stand nowhere but in the spool. */
+/* Whether new tensors have bytes that stand nowhere but in the spool, or are in pieces: a mount's. */
 bool stfs_edit_needs_rescue(const struct stfs_edit *edit);
 
 /*
