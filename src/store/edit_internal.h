@@ -3,6 +3,7 @@
 #ifndef STFS_STORE_EDIT_INTERNAL_H
 #define STFS_STORE_EDIT_INTERNAL_H
 
+#include "store/arena.h"
 #include "store/edit.h"
 #include "store/model_internal.h"
 
@@ -111,9 +112,6 @@ int stfs_edit_add_pair(struct stfs_edit_shard *shard, struct stfs_str key, struc
 struct stfs_pair *stfs_edit_find_pair(struct stfs_edit_shard *shard, struct stfs_str key);
 
 /* ---- spool.c ---- */
-
-/* The spool begins with room for the header of a rescue file; a hole until then. */
-#define STFS_SPOOL_HEADER (4u << 20)
 
 int stfs_edit_open_spool(struct stfs_edit *edit);
 /* Gives it a name that is free: 0, -EEXIST, another -errno. */

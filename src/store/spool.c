@@ -8,7 +8,6 @@
 #include "base/arith.h"
 #include "base/cleanup.h"
 #include "base/io.h"
-#include "commit/beside.h"
 #include "store/edit_internal.h"
 
 /*
@@ -25,20 +24,8 @@ int stfs_edit_open_spool(struct stfs_edit *edit)
 	if (edit->spool >= 0)
 		return 0;
 	edit->spool_end = STFS_SPOOL_HEADER;
-	edit->spool = stfs_io->openat(edit->folder_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-	if (edit->spool >= 0)
-		return 0;
-	if (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT)
-		return -errno;
-	/* It keeps its name until it is closed: it could not be given another one without. */
-	edit->spool_name = stfs_beside_name(edit->name, ".stfs-spool");
-	if (!edit->spool_name)
-		return -ENOMEM;
-	edit->spool = stfs_beside_create(edit->folder_fd, edit->spool_name, 0600);
-	if (edit->spool >= 0)
-		return 0;
-	free(stfs_steal_ptr(&edit->spool_name));
-	return edit->spool;
+	edit->spool = stfs_arena_make_file(edit->folder_fd, edit->name, ".stfs-spool", &edit->spool_name);
+	return edit->spool < 0 ? edit->spool : 0;
 }
 
 int stfs_edit_name_spool(struct stfs_edit *edit, const char *name)
