@@ -1,90 +1,157 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 
+#include "fs/draft.h"
 #include "fs/fs.h"
 
-bool stfs_fs_has_form(const struct stfs_tensor_ref *ref, enum stfs_form form)
+bool stfs_fs_has_npy(const struct stfs_typing_view *typing)
 {
-	return form != STFS_FORM_NPY || (ref->dtype->descr && ref->tensor->rank <= STFS_NPY_RANK_MOST);
+	return (typing->fit == STFS_FIT_EXACT || typing->fit == STFS_FIT_ROWS) &&
+	       stfs_dtype_info(typing->dtype)->descr && typing->rank <= STFS_NPY_RANK_MOST;
 }
 
-bool stfs_fs_node(const struct stfs_fs *fs, fuse_ino_t ino, struct stfs_tensor_ref *ref, uint32_t *id,
-		  enum stfs_form *form)
+bool stfs_fs_split(fuse_ino_t ino, uint32_t *number, enum stfs_form *form)
 {
-	uint64_t number;
+	uint64_t number64 = (ino - STFS_INO_FIRST) / 4;
 
-	if (ino < STFS_INO_FIRST)
+	if (ino < STFS_INO_FIRST || (ino - STFS_INO_FIRST) % 4 > STFS_FORM_NPY || number64 >= STFS_NO_NUMBER)
 		return false;
-	number = (ino - STFS_INO_FIRST) / 4;
 	*form = (enum stfs_form)((ino - STFS_INO_FIRST) % 4);
-	if (number >= stfs_model_ids(fs->model) || *form > STFS_FORM_NPY)
-		return false;
-	*id = (uint32_t)number;
-	return stfs_model_tensor(fs->model, *id, ref) && stfs_fs_has_form(ref, *form);
+	*number = (uint32_t)number64;
+	return true;
 }
 
-/* Times of the file that the inode comes from. */
-static void set_times(struct stfs_shard *shard, struct stat *st)
+static void set_len(struct stat *st, uint64_t len)
 {
-	struct stfs_shard_view view = stfs_shard_view(shard);
-
-	st->st_mtim = st->st_atim = view.mtime;
-	st->st_ctim = view.ctime;
+	st->st_size = (off_t)len;
+	st->st_blocks = (blkcnt_t)((len + 511) / 512);
 }
 
-static int made_up_len(const struct stfs_tensor_ref *ref, enum stfs_form form, uint64_t *len)
+static void set_times(struct stat *st, struct timespec mtime, struct timespec ctime)
 {
-	STFS_AUTO_BUF struct stfs_buf buf = STFS_BUF_INIT;
+	st->st_mtim = st->st_atim = mtime;
+	st->st_ctim = ctime;
+}
+
+/* A raw file. One that was removed is still there for those who have it open. */
+static int stat_node(struct stfs_fs *fs, uint32_t number, struct stat *st, double *timeout)
+{
+	struct stfs_node_view view;
+
+	if (!stfs_tree_node(fs->tree, number, &view) || (!view.linked && !view.opens))
+		return -ESTALE;
+	st->st_nlink = view.linked;
+	if (view.mode_set)
+		st->st_mode = S_IFREG | view.mode;
+	set_len(st, view.len);
+	set_times(st, view.mtime, view.ctime);
+	/* A scratch file may become something else under the same entry (docs/writing.md). */
+	if (stfs_fs_writable(fs) && (view.scratch || view.typeless || !view.linked))
+		*timeout = 0;
+	return 0;
+}
+
+static int stat_made_up(struct stfs_fs *fs, uint32_t name, enum stfs_form form, struct stat *st)
+{
+	STFS_AUTO_BUF struct stfs_buf header = STFS_BUF_INIT;
+	struct stfs_typing_view typing;
+	struct stfs_node_view view;
+	uint64_t len = 0;
 	int r;
 
-	if (form == STFS_FORM_SIDECAR)
-		return stfs_fs_sidecar_len(ref, len);
-	r = stfs_fs_npy_header(ref, &buf);
-	*len = buf.len;
+	if (!stfs_tree_typing(fs->tree, name, &typing))
+		return -ESTALE;
+	if (form == STFS_FORM_SIDECAR) {
+		if (typing.fit == STFS_FIT_NONE)
+			return -ESTALE;
+		r = stfs_fs_sidecar_len(&typing, &len);
+		set_times(st, typing.mtime, typing.mtime);
+	} else {
+		if (!stfs_fs_has_npy(&typing) ||
+		    !stfs_tree_node(fs->tree, stfs_tree_named(fs->tree, name), &view))
+			return -ESTALE;
+		r = stfs_fs_npy_header(&typing, &header);
+		len = header.len + view.len;
+		set_times(st, view.mtime, view.ctime);
+	}
+	set_len(st, len);
 	return r;
 }
 
-static int tensor_len(const struct stfs_tensor_ref *ref, enum stfs_form form, uint64_t *len)
+static void set_root_times(struct stfs_fs *fs, struct stat *st)
 {
-	uint64_t made_up = 0;
-	int r = form == STFS_FORM_RAW ? 0 : made_up_len(ref, form, &made_up);
+	const struct stfs_model *model = stfs_tree_model(fs->tree);
+	struct stfs_shard_view view;
 
-	*len = made_up + (form == STFS_FORM_SIDECAR ? 0 : ref->len);
-	return r;
+	set_times(st, fs->mounted, fs->mounted);
+	if (!model)
+		return;
+	view = stfs_shard_view(&model->shards[0]);
+	set_times(st, view.mtime, view.ctime);
 }
 
-int stfs_fs_stat(struct stfs_fs *fs, fuse_ino_t ino, struct stat *st)
+static int stat_metadata(struct stfs_fs *fs, struct stat *st)
 {
-	struct stfs_shard *shard = &fs->model->shards[0];
-	struct stfs_tensor_ref ref;
+	struct timespec mtime = fs->mounted;
+	struct stfs_str text;
+
+	if (!stfs_tree_metadata(fs->tree, &text, &mtime))
+		return -ESTALE;
+	set_len(st, text.len);
+	set_times(st, mtime, mtime);
+	return 0;
+}
+
+int stfs_fs_stat(struct stfs_fs *fs, fuse_ino_t ino, struct stat *st, double *timeout)
+{
+	const struct stfs_draft *draft = stfs_draft_find(fs, ino);
+	uint32_t number;
 	enum stfs_form form;
-	uint64_t len = 0;
-	uint32_t id;
-	int r = 0;
 
+	*timeout = stfs_fs_writable(fs) ? 0 : STFS_FOREVER;
 	*st = (struct stat){.st_ino = ino, .st_nlink = 1, .st_uid = fs->uid, .st_gid = fs->gid,
 			    .st_mode = S_IFREG | fs->file_mode,
 			    /* cat, cp and Python read in blocks of this size (facts: a free gain). */
 			    .st_blksize = 1 << 20};
+	set_root_times(fs, st);
+	if (draft) { /* what is being written shows itself */
+		set_len(st, stfs_draft_len(fs, draft));
+		set_times(st, draft->mtime, draft->mtime);
+		return 0;
+	}
 	if (ino == STFS_INO_ROOT) {
 		st->st_mode = S_IFDIR | fs->dir_mode;
 		st->st_nlink = 2;
 		st->st_blksize = 4096;
-	} else if (ino == STFS_INO_STATUS) {
+		return 0;
+	}
+	if (ino == STFS_INO_STATUS) {
 		/* Made anew at every open: its length is not known here, as in /proc. */
 		st->st_mode = S_IFREG | 0400;
-	} else if (ino == STFS_INO_METADATA) {
-		if (!fs->has_metadata)
-			return -ENOENT;
-		len = fs->metadata.len;
-	} else {
-		if (!stfs_fs_node(fs, ino, &ref, &id, &form))
-			return -ENOENT;
-		r = tensor_len(&ref, form, &len);
-		shard = ref.shard;
+		return 0;
 	}
-	set_times(shard, st);
-	st->st_size = (off_t)len;
-	st->st_blocks = (blkcnt_t)((len + 511) / 512);
+	if (ino == STFS_INO_METADATA)
+		return stat_metadata(fs, st);
+	if (!stfs_fs_split(ino, &number, &form))
+		return -ESTALE;
+	if (form == STFS_FORM_RAW) {
+		*timeout = STFS_FOREVER;
+		return stat_node(fs, number, st, timeout);
+	}
+	return stat_made_up(fs, number, form, st);
+}
+
+int stfs_fs_entry(struct stfs_fs *fs, fuse_ino_t ino, struct fuse_entry_param *entry)
+{
+	int r;
+
+	*entry = (struct fuse_entry_param){.ino = ino, .entry_timeout = STFS_FOREVER};
+	pthread_mutex_lock(&fs->drafts_lock);
+	stfs_tree_hold(fs->tree);
+	r = stfs_fs_stat(fs, ino, &entry->attr, &entry->attr_timeout);
+	if (r == 0)
+		stfs_fs_know(fs, ino);
+	stfs_tree_release(fs->tree);
+	pthread_mutex_unlock(&fs->drafts_lock);
 	return r;
 }

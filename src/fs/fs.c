@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/cleanup.h"
+#include "base/log.h"
 
 /*
  * `path` as it will be understood from any folder. Links stay: a model of the hub's cache is known
@@ -31,55 +32,96 @@ static char *resolved(const char *path)
 }
 
 /*
- * Owner and permissions: those of the model file, without write, unless the options say. Of several
- * shards nobody may read more than all of them allow; when they belong to different people, the bits
+ * Owner and permissions: those of the model file, without execution, unless the options say. Of several
+ * shards nobody may do more than all of them allow; when they belong to different people, the bits
  * of owner and group speak of nobody in common, and only what is open to all stays open.
  */
 static void choose_owner(struct stfs_fs *fs)
 {
 	const struct stfs_options *o = fs->options;
-	const struct stat *st = &fs->model->shards[0].st;
-	uid_t uid = st->st_uid;
-	gid_t gid = st->st_gid;
-	mode_t mode = 0444;
+	const struct stfs_model *model = stfs_tree_model(fs->tree);
+	mode_t most = stfs_fs_writable(fs) ? 0666 : 0444, mode = most;
+	uid_t uid = geteuid();
+	gid_t gid = getegid();
 	bool mixed = false;
 
-	for (uint32_t i = 0; i < fs->model->shard_count; i++) {
-		st = &fs->model->shards[i].st;
+	for (uint32_t i = 0; model && i < model->shard_count; i++) {
+		const struct stat *st = &model->shards[i].st;
+
+		if (i == 0) {
+			uid = st->st_uid;
+			gid = st->st_gid;
+		}
 		mode &= st->st_mode;
 		mixed |= st->st_uid != uid || st->st_gid != gid;
 	}
+	if (!model)
+		mode = 0644;
 	if (mixed) {
 		uid = geteuid();
 		gid = getegid();
 		mode = mode & 0004 ? 0444 : 0400;
 	}
+	/* What is written is our own: a private copy, or a model that the guard was told to ignore. */
+	if (stfs_fs_writable(fs))
+		mode |= 0600;
 	fs->uid = o->uid_set ? o->uid : uid;
 	fs->gid = o->gid_set ? o->gid : gid;
-	fs->file_mode = o->fmask_set ? 0444 & ~o->fmask : mode;
+	fs->file_mode = o->fmask_set ? most & ~o->fmask : mode;
 	/* Who may read may also enter. */
-	fs->dir_mode = o->dmask_set ? 0555 & ~o->dmask : mode | mode >> 2;
+	fs->dir_mode = o->dmask_set ? (most | 0111) & ~o->dmask : mode | (mode & 0444) >> 2;
 }
 
 static int prepare(struct stfs_fs *fs, struct stfs_err *err)
 {
-	uint32_t ids = stfs_model_ids(fs->model);
-	int r;
-
+	fs->prefers_count = stfs_tree_nodes(fs->tree);
 	fs->model_path = absolute(fs->options->model);
 	fs->mountpoint = resolved(fs->options->mountpoint);
-	fs->prefers_cache = calloc(ids ? ids : 1, sizeof(*fs->prefers_cache));
+	fs->prefers_cache = calloc(fs->prefers_count ? fs->prefers_count : 1, sizeof(*fs->prefers_cache));
 	if (!fs->model_path || !fs->mountpoint || !fs->prefers_cache)
 		return stfs_err_errno(err, -ENOMEM, "%s", fs->options->model);
-	fs->has_metadata = stfs_model_has_metadata(fs->model);
-	r = fs->has_metadata ? stfs_fs_metadata(fs->model, &fs->metadata) : 0;
-	if (r == 0)
-		r = stfs_fs_index_hashed(fs);
-	if (r < 0)
-		return stfs_err_errno(err, r, "%s", fs->options->model);
 	choose_owner(fs);
 	clock_gettime(CLOCK_REALTIME, &fs->mounted);
+	/* No listing is known yet. */
+	atomic_store(&fs->listed, UINT64_MAX);
 	return 0;
+}
+
+/* Whether the model can be shown though it cannot be changed: then it is, with a word about why. */
+static bool only_readable(int r)
+{
+	return r == -EPERM || r == -EACCES || r == -EROFS || r == -EBADMSG || r == -ETXTBSY;
+}
+
+static int open_tree(struct stfs_fs *fs, struct stfs_err *err)
+{
+	const struct stfs_options *o = fs->options;
+	struct stfs_tree_options tree = {
+		.path = o->model,
+		.mode = o->read_only ? STFS_TREE_RO : o->cow ? STFS_TREE_COW : o->create ? STFS_TREE_CREATE : STFS_TREE_RW,
+		.overwrite = o->overwrite,
+		.force = o->force,
+		.staged = o->staged,
+		.ignore_readers = o->ignore_readers,
+		.spool_folder = o->spool,
+	};
+	struct stfs_err why = STFS_ERR_INIT;
+	int r = stfs_tree_open(&tree, &fs->tree, &why);
+
+	if (r < 0 && tree.mode == STFS_TREE_RW && only_readable(r)) {
+		struct stfs_err second = STFS_ERR_INIT;
+
+		tree.mode = STFS_TREE_RO;
+		if (stfs_tree_open(&tree, &fs->tree, &second) == 0) {
+			fs->readonly_because = strdup(why.message);
+			stfs_log(STFS_LOG_WARNING, "%s: mounted read-only (%s); -o cow edits a private copy%s", o->model,
+				 why.message, r == -EPERM ? ", -o force writes all the same" : "");
+			return 0;
+		}
+	}
+	if (r < 0)
+		stfs_err_set(err, r, why.position, "%s", why.message);
+	return r;
 }
 
 int stfs_fs_open(struct stfs_fs *fs, const struct stfs_options *options, struct stfs_err *err)
@@ -87,8 +129,8 @@ int stfs_fs_open(struct stfs_fs *fs, const struct stfs_options *options, struct 
 	int r;
 
 	*fs = (struct stfs_fs){.options = options, .handles_lock = PTHREAD_MUTEX_INITIALIZER,
-			       .wake_fd = -1};
-	r = stfs_model_open(options->model, STFS_OPEN_TOLERANT | STFS_OPEN_MAP | STFS_OPEN_LOCK, &fs->model, err);
+			       .drafts_lock = PTHREAD_MUTEX_INITIALIZER, .wake_fd = -1};
+	r = open_tree(fs, err);
 	if (r == 0)
 		r = prepare(fs, err);
 	if (r < 0)
@@ -98,12 +140,16 @@ int stfs_fs_open(struct stfs_fs *fs, const struct stfs_options *options, struct 
 
 void stfs_fs_close(struct stfs_fs *fs)
 {
-	stfs_fs_close_handles(fs);
-	stfs_model_close(fs->model);
+	if (fs->tree)
+		stfs_fs_close_handles(fs);
+	stfs_tree_close(fs->tree);
+	for (unsigned i = 0; i < fs->refused_count; i++) {
+		free(fs->refused[i].file);
+		free(fs->refused[i].why);
+	}
 	free(fs->model_path);
 	free(fs->mountpoint);
-	free(fs->hashed);
+	free(fs->readonly_because);
 	free((void *)(uintptr_t)fs->prefers_cache);
-	stfs_buf_free(&fs->metadata);
-	fs->model = NULL;
+	fs->tree = NULL;
 }

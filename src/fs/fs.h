@@ -1,16 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A mounted model: the directory of DESIGN section 3 over a store handle.
+ * A mounted model: the directory of DESIGN section 3 over the tree of the store (store/tree.h). What
+ * inode numbers mean, and why the kernel may keep what it learned, is in docs/writing.md.
  *
- * Inode numbers say all about a file, so that nothing is kept for what the kernel knows and forget
- * needs no answer:
- *   1 the directory, 2 __metadata__.json, 3 .stfs,
- *   16 + 4 * id + form: the tensor with that id as raw bytes, sidecar or .npy (enum stfs_form).
- * Ids are fixed while the model is open (store/model.h), so an inode number never changes its
- * meaning (test: mount/test_directory.py).
- *
- * Everything here is written before the session starts and only read after, but for what is marked
- * atomic and for what the store locks itself.
+ * Locks, outermost first: drafts_lock (fs/draft.h), the tree's lock, handles_lock. No callback of the
+ * kernel's holds any of them while it is told to forget something (fs/notify.h).
  */
 #ifndef STFS_FS_FS_H
 #define STFS_FS_FS_H
@@ -18,9 +12,10 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "format/names.h"
 #include "fs/fuse.h"
 #include "fs/options.h"
-#include "store/model.h"
+#include "store/tree.h"
 
 enum stfs_form { STFS_FORM_RAW, STFS_FORM_SIDECAR, STFS_FORM_NPY };
 
@@ -35,34 +30,43 @@ enum stfs_form { STFS_FORM_RAW, STFS_FORM_SIDECAR, STFS_FORM_NPY };
  */
 #define STFS_FOREVER 1e9
 
-/* A long name, found by the digest in its file name (format/names.h). */
-struct stfs_hashed_name {
-	char digest[32]; /* hexadecimal, as in the file name */
-	uint32_t id;
+struct stfs_draft;
+struct stfs_notify;
+struct stfs_sync;
+
+/* Texts that did not parse, for .stfs: the last of them. */
+#define STFS_REFUSED_MOST 16
+struct stfs_refused {
+	char *file, *why; /* owned */
 };
 
 struct stfs_fs {
 	const struct stfs_options *options; /* borrowed */
-	struct stfs_model *model;           /* owned */
+	struct stfs_tree *tree;             /* owned */
 	char *model_path, *mountpoint;      /* owned: absolute, for the status file */
-	struct stfs_buf metadata;           /* text of __metadata__.json */
-	bool has_metadata;
-	struct stfs_hashed_name *hashed; /* owned; by digest */
-	size_t hashed_count;
-	/* A byte an id: tensors seen to be mapped or read in small pieces, whose later opens use
-	 * the page cache (facts: direct I/O loses there). */
+	char *readonly_because;             /* owned: why it is, though nobody asked; or NULL */
+	/* A byte a node: tensors seen to be mapped or read in small pieces, whose later opens use
+	 * the page cache (facts: direct I/O loses there). Those that came later have none. */
 	_Atomic unsigned char *prefers_cache; /* owned */
-	pthread_mutex_t handles_lock; /* never held together with a shard's lock */
+	uint32_t prefers_count;
+	pthread_mutex_t handles_lock;
 	struct stfs_handle *handles; /* owned: all that are open; guarded by handles_lock */
+	pthread_mutex_t drafts_lock;
+	struct stfs_draft *drafts;   /* owned: what is being written; guarded by drafts_lock */
+	struct stfs_refused refused[STFS_REFUSED_MOST]; /* guarded by drafts_lock */
+	unsigned refused_count;
 	uid_t uid;
 	gid_t gid;
 	mode_t file_mode, dir_mode;
 	struct timespec mounted;
+	_Atomic uint64_t listed; /* generation of the directory when it was listed last */
 	/* Set while INIT is answered, before any other request comes. */
 	_Atomic bool direct_io_mmap;
 	_Atomic bool parallel_dirops;
 	_Atomic int wake_fd; /* of the watch (fs/watch.h), borrowed; -1 while there is none */
 	_Atomic uint64_t failed_replies; /* the model was cut short under a reply */
+	struct stfs_notify *notify; /* borrowed from the session; NULL: nobody to tell */
+	struct stfs_sync *sync;     /* borrowed from the session; NULL before and after */
 	void (*ready)(void *data);       /* called once, when the kernel has sent INIT */
 	void *ready_data;
 };
@@ -71,34 +75,57 @@ struct stfs_fs {
 int stfs_fs_open(struct stfs_fs *fs, const struct stfs_options *options, struct stfs_err *err);
 void stfs_fs_close(struct stfs_fs *fs);
 
-static inline fuse_ino_t stfs_fs_ino(uint32_t id, enum stfs_form form)
+static inline bool stfs_fs_writable(const struct stfs_fs *fs)
 {
-	return STFS_INO_FIRST + 4 * (fuse_ino_t)id + (fuse_ino_t)form;
+	return stfs_tree_mode(fs->tree) != STFS_TREE_RO;
 }
 
-/* The tensor and form that an inode number stands for: false for the special ones and unknown. */
-bool stfs_fs_node(const struct stfs_fs *fs, fuse_ino_t ino, struct stfs_tensor_ref *ref, uint32_t *id,
-		  enum stfs_form *form);
+static inline fuse_ino_t stfs_fs_ino(uint32_t number, enum stfs_form form)
+{
+	return STFS_INO_FIRST + 4 * (fuse_ino_t)number + (fuse_ino_t)form;
+}
 
 /*
- * Whether the tensor has this form at all: sub-byte types have no .npy, nor have shapes of more
- * dimensions than this (NumPy opens at most 64), whose .npy header would cost memory for nothing.
+ * The form and number that an inode number stands for: of a node for the raw form, else of a name. False
+ * for the special ones.
+ */
+bool stfs_fs_split(fuse_ino_t ino, uint32_t *number, enum stfs_form *form);
+
+/*
+ * Whether a tensor of this type has a .npy: sub-byte types have none, nor have shapes of more
+ * dimensions than this (NumPy opens at most 64), whose .npy header would cost memory for nothing, nor
+ * bytes that are no whole tensor.
  */
 #define STFS_NPY_RANK_MOST (1u << 16)
-bool stfs_fs_has_form(const struct stfs_tensor_ref *ref, enum stfs_form form);
+bool stfs_fs_has_npy(const struct stfs_typing_view *typing);
 
-/* attr.c: fills `st` for an inode: 0, -ENOENT, -ENOMEM. */
-int stfs_fs_stat(struct stfs_fs *fs, fuse_ino_t ino, struct stat *st);
+/* A file name of the directory: kind and, for the forms of a tensor, the name's number. */
+struct stfs_target {
+	enum stfs_file_kind kind;
+	struct stfs_str file, stem;
+	uint32_t name; /* STFS_NO_NUMBER for the other kinds, and for one that was never in use */
+	uint32_t node; /* of a tensor, a scratch file: the one that is there; else STFS_NO_NUMBER */
+};
+/* With the tree held. 0; -EINVAL, -EILSEQ, -ENAMETOOLONG. */
+int stfs_fs_target(struct stfs_fs *fs, const char *name, struct stfs_target *target);
 
-/* lookup.c: the inode of a name in the directory: 0; -ENOENT; -EINVAL, -EILSEQ, -ENAMETOOLONG. */
+/* lookup.c, with the tree held: the inode of a name in the directory. 0; -ENOENT; as stfs_fs_target(). */
 int stfs_fs_lookup(struct stfs_fs *fs, const char *name, fuse_ino_t *ino);
-int stfs_fs_index_hashed(struct stfs_fs *fs);
+/* Counts that the kernel has heard of it once more. */
+void stfs_fs_know(struct stfs_fs *fs, fuse_ino_t ino);
+
+/*
+ * attr.c, with the tree held and drafts_lock: fills `st` for an inode, and how long it is true. 0, -ESTALE
+ * when nobody has the name any more, -ENOMEM.
+ */
+int stfs_fs_stat(struct stfs_fs *fs, fuse_ino_t ino, struct stat *st, double *timeout);
+/* The same for an entry, whose inode is known once more. Takes both locks. */
+int stfs_fs_entry(struct stfs_fs *fs, fuse_ino_t ino, struct fuse_entry_param *entry);
 
 /* content.c: what is made up rather than read. Append to `out`; 0 or -ENOMEM. */
-int stfs_fs_sidecar(const struct stfs_tensor_ref *ref, struct stfs_buf *out);
-int stfs_fs_sidecar_len(const struct stfs_tensor_ref *ref, uint64_t *len);
-int stfs_fs_npy_header(const struct stfs_tensor_ref *ref, struct stfs_buf *out);
-int stfs_fs_metadata(const struct stfs_model *model, struct stfs_buf *out);
+int stfs_fs_sidecar(const struct stfs_typing_view *typing, struct stfs_buf *out);
+int stfs_fs_sidecar_len(const struct stfs_typing_view *typing, uint64_t *len);
+int stfs_fs_npy_header(const struct stfs_typing_view *typing, struct stfs_buf *out);
 
 /* status.c: the text of .stfs. Appends to `out`; 0 or -ENOMEM. */
 int stfs_fs_status(struct stfs_fs *fs, struct stfs_buf *out);
@@ -111,9 +138,27 @@ void stfs_fs_note_cut(struct stfs_fs *fs);
 
 /* The requests; each says at its definition what it may reply. */
 void stfs_fs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+void stfs_fs_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+		       struct fuse_file_info *fi);
+void stfs_fs_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void stfs_fs_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void stfs_fs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
 		     struct fuse_file_info *fi);
+void stfs_fs_op_write(fuse_req_t req, fuse_ino_t ino, const char *bytes, size_t size, off_t offset,
+		      struct fuse_file_info *fi);
+void stfs_fs_op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int which,
+			struct fuse_file_info *fi);
+void stfs_fs_op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t len,
+			  struct fuse_file_info *fi);
+void stfs_fs_op_copy_file_range(fuse_req_t req, fuse_ino_t in, off_t in_at, struct fuse_file_info *in_fi,
+				fuse_ino_t out, off_t out_at, struct fuse_file_info *out_fi, size_t len,
+				int flags);
+void stfs_fs_op_fsync(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse_file_info *fi);
+void stfs_fs_op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse_file_info *fi);
+void stfs_fs_op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name);
+void stfs_fs_op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
+		       const char *new_name, unsigned flags);
+void stfs_fs_op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t device);
 void stfs_fs_op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
 void stfs_fs_op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset,
 			struct fuse_file_info *fi);

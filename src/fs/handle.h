@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* An open file: what is being read, and how it was read so far. */
+/* An open file: what is being read and written, and how it was read so far. */
 #ifndef STFS_FS_HANDLE_H
 #define STFS_FS_HANDLE_H
 
+#include "fs/draft.h"
 #include "fs/fs.h"
 
 /* Made-up bytes, shared by all handles of one inode; never changed once a handle has them. */
@@ -14,11 +15,13 @@ struct stfs_text {
 struct stfs_handle {
 	struct stfs_handle *before, *after; /* in fs->handles; guarded by its lock */
 	fuse_ino_t ino;
-	uint32_t id; /* STFS_NO_TENSOR for metadata and status */
-	struct stfs_tensor_ref ref; /* of a tensor's file */
-	bool with_data;             /* the tensor's bytes follow `made_up` */
-	struct stfs_text *text;     /* .npy header, sidecar or status: made at open; or NULL */
-	struct stfs_str made_up;    /* those bytes, or the metadata's, which live as long as fs */
+	enum stfs_form form;
+	uint32_t node; /* whose bytes follow `made_up`; open; STFS_NO_NUMBER: none do */
+	uint32_t name; /* of a .json or .npy */
+	struct stfs_draft *draft;   /* then it is read and written, and nothing else here counts */
+	struct stfs_text *text;     /* .npy header, sidecar, metadata or status: made at open; or NULL */
+	struct stfs_str made_up;    /* those bytes */
+	_Atomic bool writing;       /* counted by stfs_tree_begin_writing() */
 	_Atomic uint64_t next;      /* where a sequential reader goes on */
 	_Atomic unsigned small;     /* small reads in sequence */
 };
@@ -27,5 +30,19 @@ static inline struct stfs_handle *stfs_handle_of(const struct fuse_file_info *fi
 {
 	return (struct stfs_handle *)(uintptr_t)fi->fh;
 }
+
+/* Notes that the handle's file is being written, once. */
+static inline void stfs_handle_writes(struct stfs_fs *fs, struct stfs_handle *handle)
+{
+	if (!atomic_exchange(&handle->writing, true))
+		stfs_tree_begin_writing(fs->tree, handle->node);
+}
+
+/* write.c: a .npy over the tensor `node`, whose header (`head`) may only be written as it is. */
+int stfs_fs_write_npy(struct stfs_fs *fs, uint32_t node, struct stfs_str head, const void *bytes, size_t len,
+		      uint64_t offset);
+/* write.c: tells the kernel that the bytes of a tensor changed through one of its forms. */
+void stfs_fs_changed_raw(struct stfs_fs *fs, uint32_t node, uint64_t offset, uint64_t len);
+void stfs_fs_changed_npy(struct stfs_fs *fs, uint32_t name, uint32_t node);
 
 #endif

@@ -1,106 +1,65 @@
 /* SPDX-License-Identifier: MIT */
 /* From names to inodes. */
 #include <errno.h>
-#include <stdlib.h>
 
-#include "format/names.h"
+#include "fs/draft.h"
 #include "fs/fs.h"
 
-#define DIGEST 32
-
-static int by_digest(const void *left, const void *right)
+static bool is_form(enum stfs_file_kind kind)
 {
-	const struct stfs_hashed_name *a = left, *b = right;
-
-	return memcmp(a->digest, b->digest, DIGEST);
+	return kind == STFS_FILE_TENSOR || kind == STFS_FILE_SIDECAR || kind == STFS_FILE_NPY;
 }
 
-/* The names that are too long for a file name: few or none, so a second pass costs nothing. */
-int stfs_fs_index_hashed(struct stfs_fs *fs)
+int stfs_fs_target(struct stfs_fs *fs, const char *name, struct stfs_target *target)
 {
-	char file[STFS_NAME_MAX + 1];
-	struct stfs_tensor_ref ref;
-	size_t cap = 0, len;
-	void *grown;
+	int r = 0;
 
-	for (uint32_t id = 0; id < stfs_model_ids(fs->model); id++) {
-		if (!stfs_model_tensor(fs->model, id, &ref) || ref.name.len <= STFS_NAME_MAX / 3)
-			continue;
-		len = stfs_name_encode(ref.name, file);
-		if (!stfs_name_is_hashed(stfs_str_slice(file, len)))
-			continue;
-		if (fs->hashed_count == cap) {
-			cap = cap ? 2 * cap : 16;
-			grown = reallocarray(fs->hashed, cap, sizeof(*fs->hashed));
-			if (!grown)
-				return -ENOMEM;
-			fs->hashed = grown;
-		}
-		memcpy(fs->hashed[fs->hashed_count].digest, file + len - DIGEST, DIGEST);
-		fs->hashed[fs->hashed_count++].id = id;
+	target->file = stfs_str_from(name);
+	target->kind = stfs_file_classify(target->file, &target->stem);
+	target->name = target->node = STFS_NO_NUMBER;
+	if (is_form(target->kind)) {
+		r = stfs_tree_find(fs->tree, target->stem, &target->name);
+		if (r == 0)
+			target->node = stfs_tree_named(fs->tree, target->name);
+	} else if (target->kind == STFS_FILE_SCRATCH) {
+		target->node = stfs_tree_scratch(fs->tree, target->file);
 	}
-	if (fs->hashed_count)
-		qsort(fs->hashed, fs->hashed_count, sizeof(*fs->hashed), by_digest);
-	return 0;
+	return r == -ENOENT ? 0 : r;
 }
 
-static uint32_t find_hashed(const struct stfs_fs *fs, struct stfs_str file)
+/* The inode that a target has when it is there. */
+static int inode_of(const struct stfs_target *target, fuse_ino_t *ino)
 {
-	struct stfs_hashed_name key, *found;
-	char encoded[STFS_NAME_MAX + 1];
-	struct stfs_tensor_ref ref;
-	size_t len;
-
-	if (!fs->hashed_count)
-		return STFS_NO_TENSOR;
-	memcpy(key.digest, file.ptr + file.len - DIGEST, DIGEST);
-	found = bsearch(&key, fs->hashed, fs->hashed_count, sizeof(*fs->hashed), by_digest);
-	if (!found || !stfs_model_tensor(fs->model, found->id, &ref))
-		return STFS_NO_TENSOR;
-	len = stfs_name_encode(ref.name, encoded); /* the prefix must be right as well */
-	return stfs_str_equal(file, stfs_str_slice(encoded, len)) ? found->id : STFS_NO_TENSOR;
-}
-
-static int find_tensor(const struct stfs_fs *fs, struct stfs_str file, uint32_t *id)
-{
-	STFS_AUTO_BUF struct stfs_buf name = STFS_BUF_INIT;
-	int r;
-
-	if (stfs_name_is_hashed(file)) {
-		*id = find_hashed(fs, file);
-	} else {
-		r = stfs_name_decode(file, &name);
-		if (r < 0)
-			return r;
-		*id = stfs_model_find(fs->model, stfs_buf_str(&name));
+	switch (target->kind) {
+	case STFS_FILE_STATUS: *ino = STFS_INO_STATUS; return 0;
+	case STFS_FILE_METADATA: *ino = STFS_INO_METADATA; return 0;
+	case STFS_FILE_TENSOR:
+	case STFS_FILE_SCRATCH:
+		*ino = stfs_fs_ino(target->node, STFS_FORM_RAW);
+		return target->node == STFS_NO_NUMBER ? -ENOENT : 0;
+	case STFS_FILE_SIDECAR: *ino = stfs_fs_ino(target->name, STFS_FORM_SIDECAR); break;
+	case STFS_FILE_NPY: *ino = stfs_fs_ino(target->name, STFS_FORM_NPY); break;
 	}
-	return *id == STFS_NO_TENSOR ? -ENOENT : 0;
+	return target->name == STFS_NO_NUMBER ? -ENOENT : 0;
 }
 
 int stfs_fs_lookup(struct stfs_fs *fs, const char *name, fuse_ino_t *ino)
 {
-	static const enum stfs_form forms[] = {
-		[STFS_FILE_TENSOR] = STFS_FORM_RAW,
-		[STFS_FILE_SIDECAR] = STFS_FORM_SIDECAR,
-		[STFS_FILE_NPY] = STFS_FORM_NPY,
-	};
-	struct stfs_tensor_ref ref;
-	struct stfs_str stem;
-	enum stfs_file_kind kind = stfs_file_classify(stfs_str_from(name), &stem);
-	uint32_t id;
-	int r;
+	struct stfs_target target;
+	int r = stfs_fs_target(fs, name, &target);
 
-	if (kind == STFS_FILE_SCRATCH)
-		return -ENOENT;
-	if (kind == STFS_FILE_STATUS || kind == STFS_FILE_METADATA) {
-		*ino = kind == STFS_FILE_STATUS ? STFS_INO_STATUS : STFS_INO_METADATA;
-		return kind == STFS_FILE_METADATA && !fs->has_metadata ? -ENOENT : 0;
-	}
-	r = find_tensor(fs, stem, &id);
-	if (r < 0)
-		return r;
-	if (!stfs_model_tensor(fs->model, id, &ref) || !stfs_fs_has_form(&ref, forms[kind]))
-		return -ENOENT;
-	*ino = stfs_fs_ino(id, forms[kind]);
-	return 0;
+	return r < 0 ? r : inode_of(&target, ino);
+}
+
+void stfs_fs_know(struct stfs_fs *fs, fuse_ino_t ino)
+{
+	enum stfs_form form;
+	uint32_t number;
+
+	if (!stfs_fs_split(ino, &number, &form))
+		return;
+	if (form == STFS_FORM_RAW)
+		stfs_tree_know_node(fs->tree, number);
+	else
+		stfs_tree_know_name(fs->tree, number);
 }

@@ -85,6 +85,8 @@ static bool logs_into_model(const struct stfs_model *model)
 {
 	struct stat st;
 
+	if (!model)
+		return false;
 	if (fstatat(model->resolved.folder_fd, model->resolved.name, &st, 0) == 0 && stfs_logging_is(&st))
 		return true;
 	for (uint32_t i = 0; i < model->shard_count; i++)
@@ -119,13 +121,13 @@ static int run(const struct stfs_options *options, struct stfs_err *err)
 			rmdir(options->mountpoint);
 		return fail(EXIT_MODEL, err);
 	}
-	if (logs_into_model(fs.model)) {
+	if (logs_into_model(stfs_tree_model(fs.tree))) {
 		stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: the log would be written into the model",
 			     options->log_file);
 		stfs_fs_close(&fs);
 		return fail(EXIT_USAGE, err);
 	}
-	if (fs.model->tolerated)
+	if (stfs_tree_model(fs.tree) && stfs_tree_model(fs.tree)->tolerated)
 		stfs_log(STFS_LOG_WARNING, "%s: damaged, mounted as far as it can be read (see: stfs check %s)",
 			 options->model, options->model);
 	fs.ready = on_ready;

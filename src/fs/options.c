@@ -21,7 +21,10 @@ const char stfs_options_help[] =
 "  cat /mnt/m/lm_head.weight.json\n"
 "  stfs umount /mnt/m\n"
 "\n"
-"This version mounts read-only.\n"
+"Edits are made with any program: cp, mv, rm, dd, rsync, np.save, np.memmap. They\n"
+"enter the model when it is synced: by `stfs sync`, an fsync, some quiet time, or\n"
+"the unmounting. A model in a shared cache, with other hard links, or without\n"
+"permission to write is mounted read-only.\n"
 "\n"
 "  -o OPTION[,OPTION...]    mount options, see below\n"
 "  -f, --foreground         stay in the foreground, log to the terminal\n"
@@ -32,6 +35,20 @@ const char stfs_options_help[] =
 "  -V, --version            versions of safetensorsfs and libfuse\n"
 "\n"
 "options for -o:\n"
+"  ro                       read-only\n"
+"  rw                       read and write (default, where the model allows it)\n"
+"  cow                      write, but never to the model: `stfs save` keeps it\n"
+"  create                   make a new model; with overwrite: in place of an old one\n"
+"  force                    write also to a model that a cache or links share\n"
+"  autosync=S               commit after S seconds without a change (default: 2;\n"
+"                           0: never)\n"
+"  autosync_max=S           and S seconds after the first change (default: 30)\n"
+"  overwrite=direct|staged  whether bytes within a tensor go to the model at once\n"
+"                           (default), or all together at the next commit\n"
+"  readers=spare|ignore     whether a commit makes a new file rather than move\n"
+"                           bytes that another program may be reading (default)\n"
+"  spool=DIR                where edits wait (default: beside the model)\n"
+"  spool_limit=SIZE         commit when so much waits there (default: 4G)\n"
 "  view=raw|npy|both        what ls shows: tensors as x (default), as x.npy,\n"
 "                           or both; all of them always open\n"
 "  sidecars=shown|hidden    whether ls shows x.json (default: shown)\n"
@@ -42,7 +59,11 @@ const char stfs_options_help[] =
 "  cache=auto|always|never  use of the page cache (default: auto: large tensors\n"
 "                           are read directly, mapped and small ones cached)\n"
 "  allow_other              let other users in (implies default_permissions)\n"
-"  ro, rw, noatime, nosuid, nodev, noexec, ...  as for mount(8)\n";
+"  noatime, nosuid, nodev, noexec, ...  as for mount(8)\n";
+
+#define AUTOSYNC_MS 2000
+#define AUTOSYNC_MAX_MS 30000
+#define SPOOL_LIMIT (4ull << 30)
 
 enum kind {
 	SWALLOW, /* mount(8) and systemd know it, we need not */
@@ -182,6 +203,91 @@ static int set_log_file(struct stfs_options *options, const char *value, struct 
 	return stfs_expand_path(value, &options->log_file, err);
 }
 
+static int set_ro(struct stfs_options *options, const char *value, struct stfs_err *err)
+{
+	options->read_only = true;
+	return 0;
+}
+
+/* What mount(8) passes when nobody chose; the last of ro and rw counts. */
+static int set_rw(struct stfs_options *options, const char *value, struct stfs_err *err)
+{
+	options->read_only = false;
+	return 0;
+}
+
+static int set_overwrite(struct stfs_options *options, const char *value, struct stfs_err *err)
+{
+	static const char *const words[] = {"direct", "staged", NULL};
+	int chosen = choose("overwrite", value, words, err);
+
+	options->staged = chosen == 1;
+	return chosen < 0 ? chosen : 0;
+}
+
+static int set_readers(struct stfs_options *options, const char *value, struct stfs_err *err)
+{
+	static const char *const words[] = {"spare", "ignore", NULL};
+	int chosen = choose("readers", value, words, err);
+
+	options->ignore_readers = chosen == 1;
+	return chosen < 0 ? chosen : 0;
+}
+
+/* Seconds, with a fraction, as milliseconds. */
+static int seconds(const char *option, const char *text, unsigned *out, struct stfs_err *err)
+{
+	char *end;
+	double value;
+
+	errno = 0;
+	value = strtod(text, &end);
+	if (errno || end == text || *end || !(value >= 0 && value <= 86400))
+		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: \"%s\" is not a number of seconds from 0 to "
+				    "86400", option, text);
+	*out = value > 0 && value < 0.001 ? 1 : (unsigned)(value * 1000);
+	return 0;
+}
+
+static int set_autosync(struct stfs_options *options, const char *value, struct stfs_err *err)
+{
+	return seconds("autosync", value, &options->autosync, err);
+}
+
+static int set_autosync_max(struct stfs_options *options, const char *value, struct stfs_err *err)
+{
+	return seconds("autosync_max", value, &options->autosync_max, err);
+}
+
+/* A number of bytes, or one with K, M, G or T behind it (powers of 1024). */
+static int set_spool_limit(struct stfs_options *options, const char *value, struct stfs_err *err)
+{
+	static const char units[] = "KMGT";
+	const char *unit;
+	char *end;
+	unsigned long long bytes;
+	int shift = 0;
+
+	errno = 0;
+	bytes = strtoull(value, &end, 10);
+	unit = *end ? strchr(units, *end) : NULL;
+	if (unit) {
+		shift = 10 * (int)(unit - units + 1);
+		end++;
+	}
+	if (errno || end == value || *end || *value == '-' || bytes > (UINT64_MAX >> shift))
+		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "spool_limit: \"%s\" is not a size such as "
+				    "500M or 4G (0: no limit)", value);
+	options->spool_limit = (uint64_t)bytes << shift;
+	return 0;
+}
+
+static int set_spool(struct stfs_options *options, const char *value, struct stfs_err *err)
+{
+	free(options->spool);
+	return stfs_expand_path(value, &options->spool, err);
+}
+
 static int set_allow_other(struct stfs_options *options, const char *value, struct stfs_err *err)
 {
 	/* Without default_permissions a file that its owner alone may read is open to everybody. */
@@ -190,6 +296,17 @@ static int set_allow_other(struct stfs_options *options, const char *value, stru
 }
 
 static const struct rule rules[] = {
+	{"ro", APPLY, 0, set_ro}, {"rw", APPLY, 0, set_rw},
+	{"cow", FLAG, offsetof(struct stfs_options, cow), NULL},
+	{"create", FLAG, offsetof(struct stfs_options, create), NULL},
+	{"overwrite", FLAG, offsetof(struct stfs_options, overwrite), NULL},
+	{"force", FLAG, offsetof(struct stfs_options, force), NULL},
+	{"overwrite=", APPLY, 0, set_overwrite},
+	{"readers=", APPLY, 0, set_readers},
+	{"autosync=", APPLY, 0, set_autosync},
+	{"autosync_max=", APPLY, 0, set_autosync_max},
+	{"spool=", APPLY, 0, set_spool},
+	{"spool_limit=", APPLY, 0, set_spool_limit},
 	{"view=", APPLY, 0, set_view},
 	{"sidecars=", APPLY, 0, set_sidecars},
 	{"cache=", APPLY, 0, set_cache},
@@ -209,8 +326,6 @@ static const struct rule rules[] = {
 	{"nosuid", PASS, 0, NULL}, {"suid", PASS, 0, NULL}, {"nodev", PASS, 0, NULL}, {"dev", PASS, 0, NULL}, {"noexec", PASS, 0, NULL},
 	{"exec", PASS, 0, NULL}, {"noatime", PASS, 0, NULL}, {"atime", PASS, 0, NULL},
 	{"sync", PASS, 0, NULL}, {"async", PASS, 0, NULL}, {"dirsync", PASS, 0, NULL},
-	/* Every mount is read-only for now; rw is what mount(8) says when nobody chose. */
-	{"ro", SWALLOW, 0, NULL}, {"rw", SWALLOW, 0, NULL},
 	/* What fstab and systemd hold for themselves. */
 	{"defaults", SWALLOW, 0, NULL}, {"user", SWALLOW, 0, NULL}, {"user=", SWALLOW, 0, NULL},
 	{"users", SWALLOW, 0, NULL}, {"nouser", SWALLOW, 0, NULL}, {"owner", SWALLOW, 0, NULL},
@@ -392,17 +507,31 @@ static int parse_command(int argc, char **argv, struct stfs_options *options, st
 	return r < 0 ? r : take_paths(options, argc - optind, argv + optind, err);
 }
 
+static int check_modes(const struct stfs_options *o, struct stfs_err *err)
+{
+	if (o->read_only + o->cow + o->create > 1)
+		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "only one of ro, cow and create can be");
+	if (o->overwrite && !o->create)
+		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "overwrite is for create: a model that is there "
+				    "is changed without it");
+	return 0;
+}
+
 int stfs_options_parse(int argc, char **argv, struct stfs_options *options, struct stfs_err *err)
 {
 	const char *base = strrchr(argv[0], '/');
 	int r;
 
-	*options = (struct stfs_options){.helper = strncmp(base ? base + 1 : argv[0], "mount.", 6) == 0};
+	*options = (struct stfs_options){.helper = strncmp(base ? base + 1 : argv[0], "mount.", 6) == 0,
+					 .autosync = AUTOSYNC_MS, .autosync_max = AUTOSYNC_MAX_MS,
+					 .spool_limit = SPOOL_LIMIT};
 	opterr = 0;
 	r = options->helper ? parse_helper(argc, argv, options, err)
 			    : parse_command(argc, argv, options, err);
 	if (r == 0 && options->debug)
 		options->foreground = true;
+	if (r == 0 && !options->help && !options->version)
+		r = check_modes(options, err);
 	if (r == -ENOMEM)
 		stfs_err_errno(err, r, "options");
 	return r;
@@ -413,5 +542,6 @@ void stfs_options_free(struct stfs_options *options)
 	free(options->model);
 	free(options->mountpoint);
 	free(options->log_file);
+	free(options->spool);
 	stfs_buf_free(&options->fuse);
 }

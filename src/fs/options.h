@@ -4,6 +4,7 @@
 #define STFS_FS_OPTIONS_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "base/buf.h"
@@ -18,6 +19,12 @@ struct stfs_options {
 	char *log_file;   /* owned, or NULL */
 	enum stfs_view view;
 	enum stfs_cache cache;
+	bool read_only, cow, create, overwrite, force; /* how it is written: docs/writing.md */
+	bool staged;         /* every overwrite waits for a commit */
+	bool ignore_readers; /* bytes may move under other programs that have the model open */
+	unsigned autosync, autosync_max; /* milliseconds; 0: never */
+	uint64_t spool_limit; /* bytes of the spool after which a commit is due; 0: none */
+	char *spool;          /* owned: the folder for the spool; NULL: that of the model */
 	bool hide_sidecars;
 	bool xattr;
 	bool allow_other;

@@ -18,14 +18,19 @@
 #define REST_FACTOR 10
 #define REST_LEAST_MS 50
 
-/* Changes of a shard, counted: what was told and what is differ when there is something to tell. */
-static uint64_t changes_of(struct stfs_shard *shard)
+/*
+ * Changes of a shard, counted: what was told and what is differ when there is something to tell. In a writable
+ * mount it is we who touch it, and while we commit its header is not the one that was read.
+ */
+static uint64_t changes_of(const struct stfs_fs *fs, struct stfs_shard *shard)
 {
 	struct stfs_shard_view view;
 
+	if (stfs_tree_is_committing(fs->tree) || stfs_tree_is_stuck(fs->tree))
+		return 0;
 	stfs_shard_check(shard);
 	view = stfs_shard_view(shard);
-	return 2 * view.touched + view.stale;
+	return (stfs_fs_writable(fs) ? 0 : 2 * view.touched) + view.stale;
 }
 
 static void tell(struct stfs_watch *watch, fuse_ino_t ino)
@@ -34,29 +39,37 @@ static void tell(struct stfs_watch *watch, fuse_ino_t ino)
 	fuse_lowlevel_notify_inval_inode(watch->session, ino, -1, 0);
 }
 
-static void tell_shard(struct stfs_watch *watch, uint32_t number)
+/* A file has changed underneath: all files show its times, or may refuse to be read. */
+static void tell_all(struct stfs_watch *watch, uint32_t nodes, uint32_t names)
 {
-	const struct stfs_model *model = watch->fs->model;
-
-	for (uint32_t id = model->first_id[number]; id < model->first_id[number + 1]; id++)
-		for (int form = STFS_FORM_RAW; form <= STFS_FORM_NPY; form++)
-			tell(watch, stfs_fs_ino(id, (enum stfs_form)form));
-	if (number == 0) { /* these show the times of the first file */
-		tell(watch, STFS_INO_METADATA);
-		tell(watch, STFS_INO_ROOT);
+	for (uint32_t i = 0; i < nodes; i++)
+		tell(watch, stfs_fs_ino(i, STFS_FORM_RAW));
+	for (uint32_t i = 0; i < names; i++) {
+		tell(watch, stfs_fs_ino(i, STFS_FORM_SIDECAR));
+		tell(watch, stfs_fs_ino(i, STFS_FORM_NPY));
 	}
+	tell(watch, STFS_INO_METADATA);
+	tell(watch, STFS_INO_ROOT);
 }
 
 static void look(struct stfs_watch *watch)
 {
-	for (uint32_t i = 0; i < watch->fs->model->shard_count; i++) {
-		uint64_t changes = changes_of(&watch->fs->model->shards[i]);
+	const struct stfs_model *model;
+	uint32_t nodes, names;
+	uint64_t sum = 0;
 
-		if (changes == watch->told[i])
-			continue;
-		watch->told[i] = changes;
-		tell_shard(watch, i);
-	}
+	stfs_tree_hold(watch->fs->tree);
+	model = stfs_tree_model(watch->fs->tree);
+	for (uint32_t i = 0; model && i < model->shard_count; i++)
+		sum += changes_of(watch->fs, &model->shards[i]);
+	nodes = stfs_tree_nodes(watch->fs->tree);
+	names = stfs_tree_names(watch->fs->tree);
+	stfs_tree_release(watch->fs->tree);
+	if (sum == watch->told)
+		return;
+	watch->told = sum;
+	if (sum)
+		tell_all(watch, nodes, names);
 }
 
 static uint64_t now_ms(void)
@@ -121,7 +134,7 @@ static int open_inotify(const struct stfs_model *model)
 	int fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
 	char path[64];
 
-	for (uint32_t i = 0; fd >= 0 && i < model->shard_count; i++) {
+	for (uint32_t i = 0; fd >= 0 && model && i < model->shard_count; i++) {
 		snprintf(path, sizeof(path), "/proc/self/fd/%d", model->shards[i].fd);
 		if (inotify_add_watch(fd, path, IN_MODIFY | IN_ATTRIB | IN_CLOSE_WRITE) < 0) {
 			close(fd);
@@ -146,16 +159,14 @@ static int start_thread(struct stfs_watch *watch)
 
 void stfs_watch_start(struct stfs_watch *watch, struct stfs_fs *fs, struct fuse_session *session)
 {
-	int r = -ENOMEM;
+	int r;
 
 	*watch = (struct stfs_watch){.fs = fs, .session = session, .inotify_fd = -1, .wake_fd = -1};
-	watch->told = calloc(fs->model->shard_count, sizeof(*watch->told));
-	if (watch->told) {
-		watch->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-		r = watch->wake_fd < 0 ? -errno : 0;
-	}
+	watch->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	r = watch->wake_fd < 0 ? -errno : 0;
 	if (r == 0) {
-		watch->inotify_fd = open_inotify(fs->model);
+		/* Our own writes would wake it all the while: a writable mount looks now and then. */
+		watch->inotify_fd = stfs_fs_writable(fs) ? -1 : open_inotify(stfs_tree_model(fs->tree));
 		r = start_thread(watch);
 	}
 	watch->running = r == 0;
@@ -189,6 +200,4 @@ void stfs_watch_stop(struct stfs_watch *watch)
 	if (watch->wake_fd >= 0)
 		close(watch->wake_fd);
 	watch->inotify_fd = watch->wake_fd = -1;
-	free(watch->told);
-	watch->told = NULL;
 }

@@ -22,7 +22,7 @@ struct stfs_watch {
 	bool running;
 	int inotify_fd, wake_fd; /* owned; inotify_fd is -1 where there is none */
 	_Atomic bool stop;
-	uint64_t *told;          /* owned, by shard: changes that the kernel has heard of */
+	uint64_t told;           /* changes that the kernel has heard of */
 };
 
 /* Starts the thread. Without it the mount works and shows old times; the log then says so. */

@@ -326,6 +326,11 @@ const char *stfs_edit_path(const struct stfs_edit *edit)
 	return edit->path;
 }
 
+int stfs_edit_folder(const struct stfs_edit *edit)
+{
+	return edit->folder_fd;
+}
+
 bool stfs_edit_pending(const struct stfs_edit *edit)
 {
 	return edit->pending || edit->compact;

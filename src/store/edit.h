@@ -59,6 +59,8 @@ void stfs_edit_close(struct stfs_edit *edit);
 const struct stfs_model *stfs_edit_model(const struct stfs_edit *edit);
 /* What to call it in messages. */
 const char *stfs_edit_path(const struct stfs_edit *edit);
+/* The folder that its files stand in: an O_PATH descriptor, borrowed. */
+int stfs_edit_folder(const struct stfs_edit *edit);
 
 /* ---- The tensors as staged ---- */
 

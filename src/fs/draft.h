@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What is being written and means nothing before it is complete: a .json, __metadata__.json, a .npy from
+ * its beginning. A draft belongs to its inode, whoever has it open for writing, and shows itself there.
+ *
+ *   written --flush, fsync or rename--> taken over: the tensor has that type, or those bytes
+ *                                \----> refused (EINVAL): still a draft, the tensor is as it was
+ *   written --last close------> taken over, or dropped with a line in .stfs
+ *
+ * A .npy that was taken over is the tensor from then on: what is still written goes there.
+ */
+#ifndef STFS_FS_DRAFT_H
+#define STFS_FS_DRAFT_H
+
+#include "fs/fs.h"
+
+struct stfs_draft {
+	struct stfs_draft *next;
+	fuse_ino_t ino;
+	enum stfs_form form; /* NPY; else SIDECAR, of the metadata too */
+	uint32_t name;       /* STFS_NO_NUMBER: of the metadata */
+	unsigned users;
+	bool changed;        /* since it was taken over */
+	bool taken;          /* a .npy that is the tensor now */
+	bool removed;        /* its name was: nothing is taken over */
+	struct stfs_buf text;   /* but of a .npy */
+	uint32_t node;          /* of a .npy: hidden, or when taken that of the tensor; open */
+	struct stfs_buf header; /* of a .npy that is taken: what the file began with */
+	struct timespec mtime;
+};
+
+/* All but stfs_draft_open() with fs->drafts_lock held; none with the tree held, but for find and len. */
+
+/* The draft of an inode, or NULL. */
+struct stfs_draft *stfs_draft_find(const struct stfs_fs *fs, fuse_ino_t ino);
+/* Bytes of the file; with the tree held. */
+uint64_t stfs_draft_len(struct stfs_fs *fs, const struct stfs_draft *draft);
+
+/*
+ * One more user of the draft of `ino`, which is made if there is none: of what the file says now, or
+ * empty when `fresh`. 0 or -errno. Takes drafts_lock.
+ */
+int stfs_draft_open(struct stfs_fs *fs, fuse_ino_t ino, bool fresh, struct stfs_draft **draft);
+/* A user less; the last one has it taken over or dropped. */
+void stfs_draft_close(struct stfs_fs *fs, struct stfs_draft *draft);
+
+/* 0; -EFBIG, -EINVAL (another .npy header under a tensor that is there), and as stfs_tree_write(). */
+int stfs_draft_write(struct stfs_fs *fs, struct stfs_draft *draft, const void *bytes, size_t len,
+		     uint64_t offset);
+int stfs_draft_resize(struct stfs_fs *fs, struct stfs_draft *draft, uint64_t len);
+/* Bytes read, or -errno. */
+ssize_t stfs_draft_read(struct stfs_fs *fs, struct stfs_draft *draft, void *buffer, size_t len,
+			uint64_t offset);
+
+/* Takes it over, if it was changed. 0; -EINVAL when it does not parse, noted for .stfs; -errno. */
+int stfs_draft_take(struct stfs_fs *fs, struct stfs_draft *draft);
+
+/*
+ * What was written elsewhere becomes that of a sidecar or of the metadata (`name` STFS_NO_NUMBER): as if it
+ * had been written there. With drafts_lock held.
+ */
+int stfs_draft_take_text(struct stfs_fs *fs, uint32_t name, struct stfs_str text);
+/*
+ * The same of a .npy that stands in the hidden file *node, which is open and being written. 0: *node is the
+ * tensor's, open but not being written, and `header` what x.npy begins with. Else *node is hidden still,
+ * perhaps another, open and being written.
+ */
+int stfs_draft_take_npy(struct stfs_fs *fs, uint32_t name, uint32_t *node, struct stfs_buf *header);
+
+/* Notes for .stfs and the log what was refused. With drafts_lock held. */
+void stfs_draft_refuse(struct stfs_fs *fs, uint32_t name, enum stfs_form form, const char *why);
+
+#endif
