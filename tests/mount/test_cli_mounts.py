@@ -3,12 +3,16 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import tempfile
 
 import pytest
+
+from test_cli_daemons import needs_root
+from test_cli_sync import commit, edit, pending, put, said, writable, writer  # noqa: F401 (fixtures)
 
 
 @pytest.fixture
@@ -223,3 +227,128 @@ def test_as_a_user(stfs, daemon_path, fuse_device, make_model):
         assert "type tmpfs" in done.stderr and "does not answer" in done.stderr
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+# --- status of a mount that takes edits ---------------------------------------------------------
+
+WAITING = pending(edit("w.lora", "new", 12288), edit("lm_head", "replaced", 3 << 29, "open for writing"),
+                  edit("b", "renamed", **{"from": "a"}), edit("old\n", "removed"))
+
+
+@needs_root
+def test_pending_edits_come_first(stfs, writer):  # noqa: F811
+    made = writer(said(state="pending", pending=WAITING, refused=[{"file": "x.json", "why": "byte 3: no JSON"}]))
+    lines = stfs("status", made.point).stdout.splitlines()
+    assert lines[:8] == [
+        f"4 edits are not yet in the model (`stfs sync {made.point}` commits them):",
+        '  new       "w.lora"    12.0 KiB',
+        '  replaced  "lm_head"    1.5 GiB  waits: open for writing',
+        '  renamed   "a" -> "b"',
+        '  removed   "old\\x0a"',
+        "refused: x.json: byte 3: no JSON",
+        "",
+        f"mount       {made.point}"]
+    assert lines[8] == "state       pending"
+    assert "pending     4 edits, 1.5 GiB" in lines and "edits       pending" in lines
+    one = writer(said(state="pending", pending=pending(edit("x", "new", 1))))
+    assert stfs("status", one.point).stdout.startswith(f"1 edit is not yet in the model (`stfs sync {one.point}` "
+                                                       "commits it):\n")
+
+
+@needs_root
+def test_many_pending_edits(stfs, writer):  # noqa: F811
+    items = pending(*(edit(f"t.{i}", "new", 1) for i in range(30)))
+    made = writer(said(state="pending", pending=items | {"count": 5000}))
+    text = stfs("status", made.point).stdout
+    assert text.startswith("5,000 edits are") and '"t.19"' in text and '"t.20"' not in text
+    assert "  ... and 4980 more\n" in text
+
+
+@needs_root
+def test_fields_in_words(stfs, writer):  # noqa: F811
+    done = commit(7, added=2, removed=1, bytes=3 << 20, trigger="quiet")
+    made = writer(said(last_commit=done, last_error="no room", last_error_time=1700000000, mode="rw",
+                       spool={"used": 0, "limit": 10 << 30, "folder": "/srv"}, news=[1, {"a": True}]))
+    text = stfs("status", made.point, env={"TZ": "UTC"}).stdout
+    for line in ("state       fresh", "pending     0 edits", "mode        rw", "spool       0 B of 10.0 GiB in /srv",
+                 "committed   number 7, 2023-11-14 22:13:20 (quiet): 3 tensors (2 added, 1 removed), 3.0 MiB",
+                 "last_error  2023-11-14 22:13:20: no room", "edits       clean", "news        1", "            a yes"):
+        assert f"\n{line}\n" in f"\n{text}", line
+    guarded = writer(said(mode="ro", readonly_because="it has other hard links"))
+    assert "\nmode        ro: it has other hard links\n" in stfs("status", guarded.point).stdout
+
+
+@needs_root
+def test_private_and_stuck_edits(stfs, writer):  # noqa: F811
+    private = writer(said(mode="cow", state="pending", pending=pending(edit("x", "new", 1), edit("y", "new", 1))))
+    assert stfs("status", private.point).stdout.startswith(
+        f"2 edits are this mount's own (`stfs save {private.point} OUT` keeps them):\n")
+    stuck = writer(said(state="stuck"))
+    assert "state       stuck\n" in stfs("status", stuck.point).stdout
+
+
+@needs_root
+def test_states_of_edits_and_files(stfs, writer):  # noqa: F811
+    """What became of the files says more; JSON has both, each in its place."""
+    fine, bad = [{"file": "m", "size": 1, "state": state} for state in ("fresh", "truncated")]
+    for edits, files, shown in (("clean", fine, "fresh"), ("pending", fine, "pending"), ("committing", fine, "committing"),
+                                ("stuck", fine, "stuck"), ("pending", bad, "truncated")):
+        made = writer(said(state=edits, files=[fine, files], pending=WAITING))
+        assert f"\nstate       {shown}\n" in stfs("status", made.point).stdout
+        row, = [line for line in stfs("status").stdout.splitlines() if line.startswith(f"{made.point} ")]
+        assert row.split()[1:4] == [shown, "rw", "4"]
+        found = json.loads(stfs("status", "--json", made.point).stdout)
+        assert found["state"] == files["state"] and found["status"]["state"] == edits
+        made.stop()
+
+
+def test_table_of_a_read_only_mount(stfs, mount, small_model):
+    made = mount(small_model, "ro")
+    lines = stfs("status").stdout.splitlines()
+    assert lines[0].split() == ["mount", "state", "mode", "pending", "model"]
+    row, = [line for line in lines if line.startswith(f"{made.path} ")]
+    assert row.split()[1:] == ["fresh", "ro", str(small_model)]
+
+
+@needs_root
+def test_rescue_file_in_status(stfs, writer, small_model, tmp_path):  # noqa: F811
+    link = tmp_path / "sub/link.safetensors"
+    link.parent.mkdir()
+    link.symlink_to(small_model)
+    made = writer(said(model=str(link)))
+    assert "stfs-rescue" not in stfs("status", made.point).stdout
+    (tmp_path / ".small.safetensors.stfs-rescue").touch()
+    (tmp_path / ".other.safetensors.stfs-rescue").touch()
+    assert (f"Edits that could not be committed wait in {tmp_path}/.small.safetensors.stfs-rescue: unmount, then "
+            f"`stfs recover {small_model}` takes them up.\n") in stfs("status", made.point).stdout
+
+
+@needs_root
+def test_status_of_nonsense(stfs, writer):  # noqa: F811
+    made = writer(said(pending=[1], refused={"a": 1}, last_commit="x", last_error=5, spool=None, state=[], mode=7))
+    assert "mount " in stfs("status", made.point).stdout and str(made.point) in stfs("status").stdout
+    made.say(said(pending={"count": -4, "items": [None, {}, {"name": 3}]}, refused=[1, {}], last_commit={}))
+    assert "mount " in stfs("status", made.point).stdout
+    made.say(said(pending={"count": 3, "items": [None, {}, {"name": 3}]}))
+    assert stfs("status", made.point).stdout.startswith("3 edits")
+
+
+# --- a daemon that writes -----------------------------------------------------------------------
+
+
+def test_status_of_a_writable_mount(stfs, writable, small_model):  # noqa: F811
+    made = writable(small_model)
+    put(made, "n", bytes(24), "F32", [2, 3])
+    put(made, "raw", b"12345")
+    (made.path / "steps").unlink()
+    text = stfs("status", made.path).stdout
+    assert text.startswith(f"3 edits are not yet in the model (`stfs sync {made.path}` commits them):\n")
+    for line in r'new +"n" +24 B', r'new +"raw" +5 B +waits: no type yet', r'removed +"steps"':
+        assert re.search(line, text), line
+    assert json.loads(stfs("status", "--json", made.path).stdout)["status"]["state"] == "pending"
+    with pytest.raises(OSError, match="Invalid argument"):
+        (made.path / "n.json").write_text("{")
+    assert "refused: n.json: " in stfs("status", made.path).stdout
+    stfs("sync", made.path)
+    text = stfs("status", made.path).stdout
+    assert "\nstate       fresh\n" in f"\n{text}" and re.search(r"committed   number 1, .*2 added, 1 removed", text)
