@@ -11,7 +11,9 @@ import tempfile
 
 import pytest
 
-from test_cli_daemons import needs_root
+from conftest import SLOW
+from editing import state
+from test_cli_daemons import TIME, USER, impostor, needs_root  # noqa: F401 (a fixture)
 from test_cli_sync import commit, edit, pending, put, said, writable, writer  # noqa: F401 (fixtures)
 
 
@@ -333,6 +335,135 @@ def test_status_of_nonsense(stfs, writer):  # noqa: F811
     assert stfs("status", made.point).stdout.startswith("3 edits")
 
 
+# --- umount of a mount that takes edits ---------------------------------------------------------
+
+
+@needs_root
+@pytest.mark.parametrize("mode, syncs", [("rw", 1), ("create", 1), ("ro", 0), ("cow", 0), (None, 0)])
+def test_commits_before_it_unmounts(stfs, writer, mode, syncs):  # noqa: F811
+    made = writer(said(mode=mode, pending=pending(edit("x", "new", 1))))
+    done = stfs("umount", made.point)
+    assert made.syncs == syncs and not mounted_at(made.point) and done.stderr == ""
+
+
+@needs_root
+def test_what_goes_in_as_bytes_is_named(stfs, writer):  # noqa: F811
+    after = said(last_commit=commit(1, added=1, as_bytes=["raw"]),
+                 pending=pending(edit("w\n", "replaced", 3, "3 bytes are no rows of F32 [2]"),
+                                 edit("open", "new", 3, "open for writing")))
+    for args in [], ["-q"]:
+        made = writer(said(), after, errno.EINVAL)
+        done = stfs("umount", *args, made.point)
+        assert not mounted_at(made.point)
+        assert done.stderr == ("" if args else (
+            f'stfs: {made.point}: "raw" had no type and went into the model as bytes (U8)\n'
+            f'stfs: {made.point}: "w\\x0a" goes into the model as bytes (U8): 3 bytes are no rows of F32 [2]\n'))
+
+
+@needs_root
+def test_stays_mounted_when_it_cannot_commit(stfs, writer):  # noqa: F811
+    made = writer(said(), said(last_error="needs 5 bytes, 3 are free"), errno.ENOSPC)
+    done = stfs("umount", made.point, check=False)
+    assert done.returncode == 1 and mounted_at(made.point)
+    for words in "No space left on device (needs 5 bytes, 3 are free)", f"`stfs umount -l {made.point}`", "rescue file":
+        assert words in done.stderr
+    assert stfs("umount", "-q", made.point, check=False).stderr == ""
+    stfs("umount", "-l", made.point)
+    assert not mounted_at(made.point) and made.syncs == 2
+
+
+@needs_root
+def test_daemon_that_ends_while_it_commits(stfs, writer):  # noqa: F811
+    made = writer(said(), holds=True)
+    unmounting = subprocess.Popen([stfs.path, "umount", made.point], env=stfs.env, stderr=subprocess.PIPE, text=True)
+    assert made.holding.wait(TIME)
+    made.stop()
+    assert unmounting.wait(TIME) == 1 and "its daemon ended while it was to commit" in unmounting.stderr.read()
+    unmounting.stderr.close()
+    stfs("umount", made.point)
+    assert not mounted_at(made.point)
+
+
+@needs_root
+def test_long_commit_before_unmounting(stfs, writer):  # noqa: F811
+    made = writer(said(), holds=True)
+    unmounting = subprocess.Popen([stfs.path, "umount", made.point], env=stfs.env, stderr=subprocess.PIPE, text=True)
+    assert made.holding.wait(TIME)
+    assert unmounting.stderr.readline() == \
+        f"stfs: {made.point}: committing; this may take long (Ctrl-C ends the waiting only)\n"
+    made.release()
+    assert unmounting.wait(TIME) == 0 and not mounted_at(made.point)
+    unmounting.stderr.close()
+
+
+@needs_root
+def test_busy_one_is_committed(stfs, writer):  # noqa: F811
+    made = writer(said())
+    with (made.point / ".stfs").open("rb"):
+        done = stfs("umount", made.point, check=False)
+        assert done.returncode == 1 and made.syncs == 1 and mounted_at(made.point)
+        assert "in use" in done.stderr and "what could be committed is in the model" in done.stderr
+    stfs("umount", made.point)
+
+
+def leaving(impostor, *paths):  # noqa: F811
+    """(number of a process that passes for the daemon, what it does in the end: leaves these files and ends)"""
+    pid = impostor(USER)
+
+    def end():
+        for path in paths:
+            path.touch()
+        os.kill(pid, signal.SIGKILL)
+    return pid, end
+
+
+@needs_root
+@pytest.mark.parametrize("suffix, words", [("rescue", "its last edits could not be committed: they are kept in "),
+                                           ("journal", "its last commit stopped half-way: ")])
+def test_what_a_daemon_leaves_beside_the_model(stfs, writer, impostor, small_model, tmp_path, suffix, words):  # noqa: F811
+    link = tmp_path / "sub/link.safetensors"
+    link.parent.mkdir()
+    link.symlink_to(small_model)
+    left = tmp_path / f".small.safetensors.stfs-{suffix}"
+    pid, end = leaving(impostor, left)
+    made = writer(said(pid=pid, model=str(link)), end=end)
+    done = stfs("umount", made.point, check=False, timeout=TIME)
+    assert done.returncode == 1 and not mounted_at(made.point)
+    assert f"{made.point}: unmounted, but {words}" in done.stderr and f"`stfs recover {small_model}`" in done.stderr
+    if suffix == "rescue":
+        assert str(left) in done.stderr
+
+
+@needs_root
+def test_model_that_never_came_to_be(stfs, writer, impostor, tmp_path):  # noqa: F811
+    """-o create, and its only commit fails. A long name is cut in that of the rescue file."""
+    name = "n" * 240 + ".safetensors"
+    pid, end = leaving(impostor, tmp_path / f".{'n' * 225}~0123456789abcdef.stfs-rescue")
+    made = writer(said(mode="create", pid=pid, model=str(tmp_path / name)), end=end)
+    done = stfs("umount", made.point, check=False, timeout=TIME)
+    assert done.returncode == 1 and "0123456789abcdef.stfs-rescue" in done.stderr and f"recover {tmp_path}/nnn" in done.stderr
+
+
+@needs_root
+def test_what_was_left_before_is_nothing_new(stfs, writer, impostor, small_model, tmp_path):  # noqa: F811
+    (tmp_path / ".small.safetensors.stfs-rescue").touch()
+    pid, end = leaving(impostor, tmp_path / ".other.safetensors.stfs-rescue")
+    made = writer(said(pid=pid, model=str(small_model)), end=end)
+    assert stfs("umount", made.point, timeout=TIME).stderr == ""
+
+
+@needs_root
+def test_helper_of_umount_commits_too(stfs, writer, tmp_path):  # noqa: F811
+    helper = tmp_path / "umount.fuse.safetensorsfs"
+    helper.symlink_to(stfs.path)
+    made = writer(said(), error=errno.EIO)
+    done = subprocess.run([helper, made.point], env=stfs.env, capture_output=True, text=True)
+    assert done.returncode == 1 and "not unmounted" in done.stderr and mounted_at(made.point)
+    made.error = 0
+    assert subprocess.run([helper, made.point], env=stfs.env).returncode == 0
+    assert not mounted_at(made.point)
+
+
 # --- a daemon that writes -----------------------------------------------------------------------
 
 
@@ -352,3 +483,42 @@ def test_status_of_a_writable_mount(stfs, writable, small_model):  # noqa: F811
     stfs("sync", made.path)
     text = stfs("status", made.path).stdout
     assert "\nstate       fresh\n" in f"\n{text}" and re.search(r"committed   number 1, .*2 added, 1 removed", text)
+
+
+def test_umount_commits(stfs, writable, small_model):  # noqa: F811
+    made = writable(small_model)
+    before = state(small_model)[0]
+    put(made, "n", bytes(24), "F32", [2, 3])
+    put(made, "raw", b"12345")
+    put(made, "embed.weight", b"123")
+    done = stfs("umount", made.path)
+    assert '"raw" had no type and went into the model as bytes' in done.stderr
+    assert '"embed.weight" goes into the model as bytes' in done.stderr
+    assert state(small_model)[0] == before | {"n": ("F32", [2, 3], bytes(24)), "raw": ("U8", [5], b"12345"),
+                                              "embed.weight": ("U8", [3], b"123")}
+    made.judge()
+
+
+def test_busy_writable_mount_is_committed(stfs, writable, small_model):  # noqa: F811
+    made = writable(small_model)
+    put(made, "n", bytes(4), "F32", [1])
+    with (made.path / "steps").open("rb"):
+        done = stfs("umount", made.path, check=False)
+        assert done.returncode == 1 and mounted_at(made.path)
+        assert state(small_model)[0]["n"] == ("F32", [1], bytes(4))
+    stfs("umount", made.path)
+
+
+def test_edits_outlast_a_model_that_was_replaced(stfs, writable, make_model, small_model, tmp_path):  # noqa: F811
+    """umount refuses, umount -l detaches, and the daemon keeps the edits."""
+    made = writable(small_model)
+    made.exit_codes = None
+    put(made, "n", bytes(24), "F32", [2, 3])
+    os.rename(make_model("other.safetensors", {"o": ("U8", [3], None)}), small_model)
+    done = stfs("umount", made.path, check=False)
+    assert done.returncode == 1 and mounted_at(made.path) and "rescue file" in done.stderr
+    stfs("umount", "-l", made.path)
+    assert made.ended(60 * SLOW) is not None
+    assert (tmp_path / ".small.safetensors.stfs-rescue").exists()
+    assert "rescue" in stfs("recover", small_model).stdout
+    assert state(small_model)[0] == {"o": state(small_model)[0]["o"], "n": ("F32", [2, 3], bytes(24))}
