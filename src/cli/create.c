@@ -6,7 +6,6 @@
 #include "cli/editors.h"
 #include "cli/metatext.h"
 #include "cli/putting.h"
-#include "ops/folder.h"
 
 struct request {
 	struct stfs_putting putting;
@@ -64,27 +63,21 @@ static int open_model(struct stfs_editing *editing, void *data, char ***words, i
 	return stfs_editing_create(editing, *(*words)++);
 }
 
+static int put_item(struct stfs_editing *editing, void *data, struct stfs_str name,
+		    const struct stfs_folder_item *item)
+{
+	const struct stfs_putting putting = {
+		.form = item->is_npy ? STFS_FORM_NPY : STFS_FORM_RAW,
+		.sidecar = item->sidecar,
+	};
+
+	return stfs_putting_file(editing, &putting, name, item->path);
+}
+
 static int put_folder(struct stfs_editing *editing, const char *path)
 {
-	STFS_CLEANUP(stfs_folder_free) struct stfs_folder folder;
-	struct stfs_err err = STFS_ERR_INIT;
-	int r = stfs_folder_read(path, &folder, &err), code = STFS_EXIT_OK;
-
-	if (r < 0)
-		return stfs_editing_error(editing, r, &err);
-	if (folder.metadata)
-		code = stfs_metatext_load(editing, folder.metadata);
-	for (size_t i = 0; code == STFS_EXIT_OK && i < folder.count; i++) {
-		const struct stfs_putting putting = {
-			.form = folder.items[i].is_npy ? STFS_FORM_NPY : STFS_FORM_RAW,
-			.sidecar = folder.items[i].sidecar,
-		};
-
-		code = stfs_putting_file(editing, &putting,
-					 stfs_names_at(&folder.names, folder.items[i].name),
-					 folder.items[i].path);
-	}
-	return code;
+	return stfs_putting_folder(editing, &(struct stfs_putting_folder){
+						    .path = path, .put = put_item});
 }
 
 static int stage(struct stfs_editing *editing, void *data, char **words, int count)

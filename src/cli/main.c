@@ -18,7 +18,7 @@ static const struct stfs_verb *const verbs[] = {
 	&stfs_verb_metadata, &stfs_verb_edit, &stfs_verb_create, &stfs_verb_compact,
 	&stfs_verb_recover,
 	/* mounts */
-	&stfs_verb_mount, &stfs_verb_umount, &stfs_verb_status,
+	&stfs_verb_mount, &stfs_verb_umount, &stfs_verb_status, &stfs_verb_sync, &stfs_verb_save,
 };
 #define VERB_COUNT (sizeof(verbs) / sizeof(verbs[0]))
 

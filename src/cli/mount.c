@@ -31,6 +31,7 @@ static bool fuse_is_usable(void)
 	      "  stfs cat --npy -o FILE MODEL TENSOR     a tensor as a NumPy file\n"
 	      "  stfs cat --json MODEL TENSOR            its dtype and shape\n"
 	      "  stfs info MODEL, stfs check MODEL       metadata; what is wrong\n"
+	      "  stfs put, stfs rm, stfs mv, stfs cp     edits, in place\n"
 	      "In a container FUSE needs --device /dev/fuse --cap-add SYS_ADMIN.\n", stderr);
 	return false;
 }
@@ -72,17 +73,39 @@ static int run(int argc, char **argv)
 
 const struct stfs_verb stfs_verb_mount = {
 	.name = "mount",
-	.synopsis = "MODEL DIR [-o OPTIONS] [-f] ...",
+	.synopsis = "[-o OPTIONS] [-f] ... MODEL DIR",
 	.summary = "mount a model as a directory of tensors",
 	.help =
-		"Runs safetensorsfs(1) with these words; `safetensorsfs --help` lists its\n"
+		"Runs safetensorsfs(1) with these words; `safetensorsfs --help` lists all its\n"
 		"options. In DIR every tensor is a file of its raw bytes with a .json beside it\n"
-		"that gives dtype and shape; NAME.npy opens too.\n"
+		"that gives dtype and shape; NAME.npy opens too. cp, mv, rm and all that writes\n"
+		"files edit the model. The options of -o that concern that:\n"
+		"\n"
+		"  rw               edits enter the model (the default); a model that is shared\n"
+		"                   (in the hub's cache, hard-linked, read-only) is mounted ro\n"
+		"  ro               nothing can be edited\n"
+		"  cow              edits stay this mount's own; `stfs save DIR OUT` keeps them\n"
+		"  create           MODEL is not there yet: files put into DIR become a new one;\n"
+		"                   create,overwrite replaces one that is there\n"
+		"  force            write to a shared model all the same\n"
+		"  autosync=S       commit S seconds after the last change (2; 0: never),\n"
+		"  autosync_max=S   and S seconds after the first at the latest (30; 0: never)\n"
+		"  overwrite=staged bytes written over others wait for a commit, too; they go\n"
+		"                   straight into the model with direct, the default\n"
+		"  readers=ignore   move bytes in place though another program has the model\n"
+		"                   open; with spare, the default, it keeps the old file\n"
+		"  spool=DIR        where edits wait (the default: beside the model)\n"
+		"  spool_limit=SIZE commit when more than that waits\n"
 		"\n"
 		"  stfs mount model.safetensors m\n"
 		"  ls m; cat m/embed.weight.json\n"
 		"  python3 -c 'import numpy; print(numpy.load(\"m/embed.weight.npy\").mean())'\n"
+		"  mv m/embed.weight m/wte.weight; rm m/*.bias\n"
+		"  stfs sync m                what was edited is in the model now\n"
 		"  stfs umount m\n"
+		"\n"
+		"  stfs mount -o create new.safetensors n\n"
+		"  cp ~/arrays/*.npy n/ && stfs umount n\n"
 		"\n"
 		"Where /dev/fuse is missing it says which verbs do the same without a mount.\n",
 	.run = run,

@@ -5,6 +5,7 @@
 
 #include "base/cleanup.h"
 #include "base/utf8.h"
+#include "cli/metatext.h"
 
 static int take_dtype(struct stfs_editing *editing, const struct stfs_editor *editor,
 		      struct stfs_putting *putting, const char *argument)
@@ -95,5 +96,22 @@ int stfs_putting_pairs(struct stfs_editing *editing, const struct stfs_editor *e
 					 stfs_str_slice(words[i], (size_t)(equals - words[i])),
 					 equals + 1);
 	}
+	return code;
+}
+
+int stfs_putting_folder(struct stfs_editing *editing, const struct stfs_putting_folder *from)
+{
+	STFS_CLEANUP(stfs_folder_free) struct stfs_folder folder;
+	struct stfs_err err = STFS_ERR_INIT;
+	int r = stfs_folder_read(from->path, from->order, &folder, &err), code = STFS_EXIT_OK;
+
+	if (r < 0)
+		return stfs_editing_error(editing, r, &err);
+	if (folder.metadata)
+		code = stfs_metatext_load(editing, folder.metadata);
+	for (size_t i = 0; code == STFS_EXIT_OK && i < folder.count; i++)
+		code = from->put(editing, from->data,
+				 stfs_names_at(&folder.names, folder.items[i].name),
+				 &folder.items[i]);
 	return code;
 }

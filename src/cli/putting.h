@@ -4,6 +4,7 @@
 #define STFS_CLI_PUTTING_H
 
 #include "cli/editing.h"
+#include "ops/folder.h"
 #include "ops/typing.h"
 
 /* What their options say of the files. */
@@ -42,5 +43,18 @@ int stfs_putting_file(struct stfs_editing *editing, const struct stfs_putting *p
 /* Stages words of the form NAME=FILE. The exit code. */
 int stfs_putting_pairs(struct stfs_editing *editing, const struct stfs_editor *editor,
 		       const struct stfs_putting *putting, char **words, int count);
+
+/* A folder of which the tensors are to be put. */
+struct stfs_putting_folder {
+	const char *path; /* borrowed */
+	enum stfs_folder_order order;
+	/* Stages one of them, of this name: the exit code. */
+	int (*put)(struct stfs_editing *editing, void *data, struct stfs_str name,
+		   const struct stfs_folder_item *item);
+	void *data;
+};
+
+/* Stages all of it, its metadata too. The exit code. */
+int stfs_putting_folder(struct stfs_editing *editing, const struct stfs_putting_folder *from);
 
 #endif

@@ -1,25 +1,17 @@
 /* SPDX-License-Identifier: MIT */
+#include "cli/status.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "base/cleanup.h"
 #include "base/escape.h"
 #include "cli/cli.h"
+#include "cli/human.h"
 #include "cli/jsonout.h"
 #include "cli/table.h"
 #include "ops/ask.h"
-#include "ops/mounts.h"
-
-/* What is known of one mount. */
-struct view {
-	const struct stfs_mount *mount; /* borrowed */
-	struct json_object *status;     /* owned; NULL when the daemon did not say */
-	/* "fresh", or what has become of a file of the model; "mounted" when that is not said;
-	 * "dead", "of another user", "does not answer", "unknown". */
-	const char *state;
-};
 
 /* What the daemon says of the model's files: the first that is no longer as it was. */
 static const char *files_state(struct json_object *status)
@@ -51,171 +43,62 @@ static const char *state_of(const struct stfs_mount_status *status)
 }
 
 /* Takes over what the daemon says. */
-static struct view view_of(const struct stfs_mount_status *status)
+static struct stfs_view view_of(const struct stfs_mount_status *status)
 {
-	return (struct view){status->mount, status->said, state_of(status)};
+	return (struct stfs_view){status->mount, status->said, state_of(status)};
 }
 
-/* A string that the daemon says, or NULL. */
-static const char *said(const struct view *view, const char *key)
+const char *stfs_view_state(const struct stfs_view *view)
 {
-	struct json_object *value = NULL;
+	const char *edits = stfs_said_text(view->status, "state");
+	bool well = strcmp(view->state, "fresh") == 0 || strcmp(view->state, "mounted") == 0;
 
-	if (!view->status || !json_object_object_get_ex(view->status, key, &value))
-		return NULL;
-	return json_object_is_type(value, json_type_string) ? json_object_get_string(value) : NULL;
+	return well && edits && strcmp(edits, "clean") != 0 ? edits : view->state;
 }
 
-static const char *model_of(const struct view *view)
+const char *stfs_view_model(const struct stfs_view *view)
 {
-	const char *model = said(view, "model");
+	const char *model = stfs_said_text(view->status, "model");
 
 	return model ? model : view->mount->source;
 }
 
-/* ---- One mount, for a person ---- */
-
-static void add_line(struct stfs_table *table, const char *key, const char *text)
-{
-	stfs_escape(stfs_str_from(key), STFS_ESCAPE_LINE, &table->text);
-	stfs_table_cell(table);
-	stfs_escape(stfs_str_from(text), STFS_ESCAPE_LINE, &table->text);
-	stfs_table_cell(table);
-}
-
-static void add_words(struct stfs_buf *line, struct json_object *value);
-
-/* "a 1, b 2" for an object, "1, 2" for a list. */
-static void add_members(struct stfs_buf *line, struct json_object *value)
-{
-	bool first = true;
-
-	if (json_object_is_type(value, json_type_object)) {
-		json_object_object_foreach(value, key, member) {
-			stfs_buf_printf(line, "%s%s ", first ? "" : ", ", key);
-			add_words(line, member);
-			first = false;
-		}
-	}
-	if (json_object_is_type(value, json_type_array)) {
-		for (size_t i = 0; i < json_object_array_length(value); i++) {
-			stfs_buf_puts(line, i ? ", " : "");
-			add_words(line, json_object_array_get_idx(value, i));
-			first = false;
-		}
-	}
-	if (first)
-		stfs_buf_puts(line, "none");
-}
-
-static void add_words(struct stfs_buf *line, struct json_object *value)
-{
-	switch (json_object_get_type(value)) {
-	case json_type_null: stfs_buf_puts(line, "none"); break;
-	case json_type_boolean:
-		stfs_buf_puts(line, json_object_get_boolean(value) ? "yes" : "no");
-		break;
-	case json_type_object:
-	case json_type_array: add_members(line, value); break;
-	case json_type_double:
-	case json_type_int:
-	case json_type_string: stfs_buf_puts(line, json_object_get_string(value)); break;
-	}
-}
-
-/* A time is a number of seconds since 1970 for programs. */
-static void add_time(struct stfs_table *table, const char *key, struct json_object *value)
-{
-	time_t when = (time_t)json_object_get_int64(value);
-	struct tm local;
-	char text[64] = "";
-
-	if (localtime_r(&when, &local))
-		strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S", &local);
-	add_line(table, key, text);
-}
-
-/*
- * Whatever the daemon says, in its order, for fields are added over time: a line each; of a list of
- * objects (files, pending edits) a line an element.
- */
-static void add_fields(struct stfs_table *table, struct json_object *status)
-{
-	STFS_AUTO_BUF struct stfs_buf line = STFS_BUF_INIT;
-
-	json_object_object_foreach(status, key, value) {
-		bool list = json_object_is_type(value, json_type_array) &&
-			    json_object_array_length(value);
-
-		if (strcmp(key, "mountpoint") == 0) /* told already, as this system sees it */
-			continue;
-		if (strcmp(key, "mounted") == 0 && json_object_is_type(value, json_type_int)) {
-			add_time(table, key, value);
-			continue;
-		}
-		for (size_t i = 0; i < (list ? json_object_array_length(value) : 1); i++) {
-			stfs_buf_clear(&line);
-			add_words(&line, list ? json_object_array_get_idx(value, i) : value);
-			if (!stfs_buf_cstr(&line))
-				stfs_cli_out_of_memory();
-			add_line(table, i ? "" : key, line.data);
-		}
-	}
-}
-
-static void tell(const struct view *view)
-{
-	static const struct stfs_column columns[] = {{""}, {""}};
-	struct stfs_table table = STFS_TABLE_INIT(columns);
-
-	table.headless = true;
-	add_line(&table, "mount", view->mount->point);
-	add_line(&table, "state", view->state);
-	if (view->status)
-		add_fields(&table, view->status);
-	else
-		add_line(&table, "model", view->mount->source);
-	if (stfs_table_print(&table, 0, stdout) < 0)
-		stfs_cli_out_of_memory();
-	if (strcmp(view->state, "dead") == 0)
-		puts("Its daemon has ended; `stfs umount` clears the mount.");
-	if (strcmp(view->state, "does not answer") == 0)
-		puts("Its daemon may be stopped, or its disk hang; `stfs umount -l` detaches the "
-		     "mount.");
-}
-
 /* ---- All mounts ---- */
 
-static struct json_object *view_json(const struct view *view)
+static struct json_object *view_json(const struct stfs_view *view)
 {
 	struct json_object *object = stfs_jsonout_object();
 
 	stfs_jsonout_add_string(object, "mountpoint", view->mount->point);
-	stfs_jsonout_add_string(object, "model", model_of(view));
+	stfs_jsonout_add_string(object, "model", stfs_view_model(view));
 	stfs_jsonout_add_string(object, "state", view->state);
 	stfs_jsonout_add(object, "status", json_object_get(view->status));
 	return object;
 }
 
-static void add_row(struct stfs_table *table, const struct view *view)
+static void add_cell(struct stfs_table *table, const char *text)
 {
-	const char *mode = said(view, "mode");
-
-	stfs_escape(stfs_str_from(view->mount->point), STFS_ESCAPE_LINE, &table->text);
-	stfs_table_cell(table);
-	stfs_table_put(table, view->state);
-	stfs_escape(stfs_str_from(mode ? mode : ""), STFS_ESCAPE_LINE, &table->text);
-	stfs_table_cell(table);
-	stfs_escape(stfs_str_from(model_of(view)), STFS_ESCAPE_LINE, &table->text);
+	stfs_escape(stfs_str_from(text ? text : ""), STFS_ESCAPE_LINE, &table->text);
 	stfs_table_cell(table);
 }
 
+static void add_row(struct stfs_table *table, const struct stfs_view *view)
+{
+	add_cell(table, view->mount->point);
+	add_cell(table, stfs_view_state(view));
+	add_cell(table, stfs_said_text(view->status, "mode"));
+	if (stfs_said_member(view->status, "pending", json_type_object))
+		stfs_human_count(stfs_said_pending_count(view->status), &table->text);
+	stfs_table_cell(table);
+	add_cell(table, stfs_view_model(view));
+}
+
 /* Asks our mounts and makes views of them: `count` of them, owned. */
-static struct view *look(const struct stfs_mounts *mounts, size_t *count)
+static struct stfs_view *look(const struct stfs_mounts *mounts, size_t *count)
 {
 	size_t room = mounts->count + 1;
 	STFS_AUTO_FREE struct stfs_mount_status *statuses = calloc(room, sizeof(*statuses));
-	struct view *views = calloc(room, sizeof(*views));
+	struct stfs_view *views = calloc(room, sizeof(*views));
 
 	*count = 0;
 	for (size_t i = 0; statuses && i < mounts->count; i++)
@@ -232,14 +115,14 @@ static struct view *look(const struct stfs_mounts *mounts, size_t *count)
  * Keeps those that show the model whose resolved path this is. Returns how many. Their paths are
  * what some daemon says: they may lead into mounts that do not answer.
  */
-static size_t keep(struct view *views, size_t count, const char *model)
+static size_t keep(struct stfs_view *views, size_t count, const char *model)
 {
 	STFS_AUTO_FREE const char **paths = calloc(count + 1, sizeof(*paths));
 	STFS_AUTO_FREE char **resolved = calloc(count + 1, sizeof(*resolved));
 	size_t kept = 0;
 
 	for (size_t i = 0; paths && i < count; i++)
-		paths[i] = model_of(&views[i]);
+		paths[i] = stfs_view_model(&views[i]);
 	if (!paths || !resolved || stfs_ask_realpaths(paths, resolved, count) < 0)
 		stfs_cli_out_of_memory();
 	for (size_t i = 0; i < count; i++) {
@@ -252,7 +135,7 @@ static size_t keep(struct view *views, size_t count, const char *model)
 	return kept;
 }
 
-static void print_json(const struct view *views, size_t count)
+static void print_json(const struct stfs_view *views, size_t count)
 {
 	struct json_object *array = stfs_jsonout_array();
 
@@ -261,9 +144,10 @@ static void print_json(const struct view *views, size_t count)
 	stfs_jsonout_print(array, true, stdout);
 }
 
-static void print_table(const struct view *views, size_t count)
+static void print_table(const struct stfs_view *views, size_t count)
 {
-	static const struct stfs_column columns[] = {{"mount"}, {"state"}, {"mode"}, {"model"}};
+	static const struct stfs_column columns[] = {{"mount"}, {"state"}, {"mode"},
+						       {"pending", .right = true}, {"model"}};
 	struct stfs_table table = STFS_TABLE_INIT(columns);
 
 	for (size_t i = 0; i < count; i++)
@@ -276,7 +160,7 @@ static void print_table(const struct view *views, size_t count)
 static size_t list(const struct stfs_mounts *mounts, const char *model, bool json)
 {
 	size_t count;
-	STFS_AUTO_FREE struct view *views = look(mounts, &count);
+	STFS_AUTO_FREE struct stfs_view *views = look(mounts, &count);
 
 	if (model)
 		count = keep(views, count, model);
@@ -294,7 +178,7 @@ static size_t list(const struct stfs_mounts *mounts, const char *model, bool jso
 static int one(const struct stfs_mount *mount, bool json)
 {
 	struct stfs_mount_status status = {.mount = mount};
-	struct view view;
+	struct stfs_view view;
 
 	if (stfs_mounts_ask(&status, 1) < 0)
 		stfs_cli_out_of_memory();
@@ -302,7 +186,7 @@ static int one(const struct stfs_mount *mount, bool json)
 	if (json)
 		stfs_jsonout_print(view_json(&view), true, stdout);
 	else
-		tell(&view);
+		stfs_view_tell(&view);
 	json_object_put(view.status);
 	return STFS_EXIT_OK;
 }
@@ -363,10 +247,15 @@ const struct stfs_verb stfs_verb_status = {
 	.help =
 		"  -j, --json   for programs\n"
 		"\n"
-		"Without a name: all mounts of safetensorsfs. With a mount point: what its daemon\n"
-		"says of itself (the hidden file .stfs in it), such as files that other programs\n"
-		"have changed underneath. With a model: where it is mounted; exit code 1 when it\n"
-		"is not mounted. A daemon that says nothing for two seconds \"does not answer\".\n"
+		"Without a name: all mounts of safetensorsfs, and how many edits of each are not\n"
+		"yet in its model. With a mount point: these edits and why they wait, then what\n"
+		"its daemon says of itself (the hidden file .stfs in it), such as files that\n"
+		"other programs have changed underneath. With a model: where it is mounted; exit\n"
+		"code 1 when it is not. A daemon silent for two seconds \"does not answer\".\n"
+		"\n"
+		"States: fresh; pending (edits wait for a commit), committing, stuck (a commit\n"
+		"stopped half-way: unmount, then `stfs recover`); touched, truncated, replaced,\n"
+		"stale (what other programs did to the model); dead (`stfs umount` clears it).\n"
 		"\n"
 		"  stfs status\n"
 		"  stfs status m\n"

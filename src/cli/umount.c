@@ -8,6 +8,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/waiting.h"
 #include "ops/unmount.h"
 
 static void log_line(enum stfs_log_level level, const char *line, void *data)
@@ -18,13 +19,17 @@ static void log_line(enum stfs_log_level level, const char *line, void *data)
 /* 0 or the exit code. */
 static int unmount(const char *dir, bool lazy, bool quiet)
 {
+	struct stfs_waiting waiting = {.point = dir, .says_once = true};
+	struct stfs_unmounting how = {.lazy = lazy};
 	struct stfs_err err = STFS_ERR_INIT;
+	int r;
 
-	if (stfs_unmount(dir, lazy, &err) == 0)
-		return STFS_EXIT_OK;
 	if (!quiet)
+		how.watcher = stfs_waiting_watcher(&waiting);
+	r = stfs_unmount(dir, &how, &err);
+	if (r < 0 && !quiet)
 		stfs_cli_say("%s", err.message);
-	return STFS_EXIT_FAILED;
+	return r < 0 ? STFS_EXIT_FAILED : STFS_EXIT_OK;
 }
 
 static int run(int argc, char **argv)
@@ -56,11 +61,18 @@ static int run(int argc, char **argv)
 const struct stfs_verb stfs_verb_umount = {
 	.name = "umount",
 	.synopsis = "[-l] [-v] [-q] DIR...",
-	.summary = "unmount, and wait until the daemon has finished",
+	.summary = "commit, unmount, and wait until the daemon has finished",
 	.help =
 		"  -l, --lazy      detach it now, though programs use it, and do not wait\n"
 		"  -v, --verbose   say what is done\n"
 		"  -q, --quiet     say nothing, not even why it failed\n"
+		"\n"
+		"What was edited is committed first, as by `stfs sync`. If that fails, DIR stays\n"
+		"mounted, nothing is lost, and the exit code is 1. A file that fits no type goes\n"
+		"into the model as bytes, U8 [n], and is named. With --lazy nothing is committed\n"
+		"here: the daemon does it when the last program lets go; edits that it cannot\n"
+		"commit it keeps in a rescue file beside the model, for `stfs recover MODEL` or\n"
+		"the next mount. Where that happened the exit code is 1, and it is said.\n"
 		"\n"
 		"Works for root and, through fusermount3, for the user who mounted. Clears a\n"
 		"mount whose daemon has died (\"Transport endpoint is not connected\"). Touches\n"

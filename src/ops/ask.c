@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdint.h>
@@ -12,6 +13,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include "base/arith.h"
 #include "base/cleanup.h"
 
 static uint64_t now_ms(void)
@@ -113,7 +115,7 @@ static void listen_to(struct stfs_ask *asks, struct pollfd *polled, size_t count
 
 	for (uint64_t now = now_ms(); now < limit && list_open(asks, polled, count) > 0;
 	     now = now_ms()) {
-		if (poll(polled, count, (int)(limit - now)) < 0)
+		if (poll(polled, count, (int)stfs_min_u64(limit - now, INT_MAX)) < 0)
 			continue; /* EINTR */
 		for (size_t i = 0; i < count; i++) {
 			r = polled[i].revents ? receive(&asks[i]) : 1;
@@ -137,6 +139,20 @@ void stfs_ask(struct stfs_ask *asks, size_t count)
 	for (size_t i = 0; i < count; i++)
 		if (asks[i].fd >= 0)
 			finish(&asks[i], -ETIMEDOUT);
+}
+
+void stfs_ask_begin(struct stfs_ask *ask)
+{
+	ask->fd = -1;
+	ask->result = start(ask);
+}
+
+bool stfs_ask_wait(struct stfs_ask *ask, int ms)
+{
+	struct pollfd polled;
+
+	listen_to(ask, &polled, 1, ms < 0 ? UINT64_MAX : now_ms() + (uint64_t)ms);
+	return ask->fd < 0;
 }
 
 static int question_realpath(const void *path, int out)

@@ -7,6 +7,7 @@
 #ifndef STFS_OPS_ASK_H
 #define STFS_OPS_ASK_H
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 #include "base/buf.h"
@@ -33,6 +34,14 @@ struct stfs_ask {
  * latest. For programs of one thread only: the children allocate memory.
  */
 void stfs_ask(struct stfs_ask *asks, size_t count);
+
+/*
+ * One question that may rightly take long. It is asked until it has a result: stfs_ask_wait() waits
+ * for that, `ms` at most (-1: without end), and says whether it is there. Other questions may be asked
+ * meanwhile.
+ */
+void stfs_ask_begin(struct stfs_ask *ask);
+bool stfs_ask_wait(struct stfs_ask *ask, int ms);
 
 /* realpath(3) of a path that may lead into a mount: malloc'ed. 0 or -errno, -ETIMEDOUT too. */
 int stfs_ask_realpath(const char *path, char **resolved);

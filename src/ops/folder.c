@@ -224,7 +224,8 @@ static int compare_items(const void *left, const void *right, void *data)
 	return stfs_natural_compare(stfs_names_at(data, a->name), stfs_names_at(data, b->name));
 }
 
-int stfs_folder_read(const char *path, struct stfs_folder *folder, struct stfs_err *err)
+int stfs_folder_read(const char *path, enum stfs_folder_order order, struct stfs_folder *folder,
+		     struct stfs_err *err)
 {
 	STFS_CLEANUP(free_listing) struct listing listing = {0};
 	int r;
@@ -232,9 +233,10 @@ int stfs_folder_read(const char *path, struct stfs_folder *folder, struct stfs_e
 	*folder = (struct stfs_folder){0};
 	r = read_listing(path, &listing, err);
 	for (size_t i = 0; r == 0 && i < listing.names.count; i++)
-		r = add_file(folder, &listing, listing.sorted[i], err);
-	/* The order in which a disk lists files is nobody's order. */
-	if (r == 0 && folder->count)
+		r = add_file(folder, &listing,
+			     order == STFS_FOLDER_NATURAL ? listing.sorted[i]
+							  : stfs_names_at(&listing.names, i), err);
+	if (r == 0 && folder->count && order == STFS_FOLDER_NATURAL)
 		qsort_r(folder->items, folder->count, sizeof(*folder->items), compare_items,
 			&folder->names);
 	return r;

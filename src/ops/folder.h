@@ -18,10 +18,15 @@ struct stfs_folder_item {
 };
 
 struct stfs_folder {
-	struct stfs_folder_item *items; /* owned; in natural order of the names */
+	struct stfs_folder_item *items; /* owned */
 	size_t count, room;
 	struct stfs_names names;
 	char *metadata; /* owned: path of __metadata__.json, NULL when there is none */
+};
+
+enum stfs_folder_order {
+	STFS_FOLDER_NATURAL,   /* of the names: that in which a disk lists files is nobody's order */
+	STFS_FOLDER_AS_LISTED, /* of a mount: it lists tensors in the model's order */
 };
 
 /*
@@ -29,7 +34,8 @@ struct stfs_folder {
  * has neither sidecar nor .npy; a folder); -errno; `err` beginning with the path. To be freed in
  * every case.
  */
-int stfs_folder_read(const char *path, struct stfs_folder *folder, struct stfs_err *err);
+int stfs_folder_read(const char *path, enum stfs_folder_order order, struct stfs_folder *folder,
+		     struct stfs_err *err);
 void stfs_folder_free(struct stfs_folder *folder);
 
 #endif

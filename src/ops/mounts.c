@@ -176,6 +176,25 @@ int stfs_mounts_find(const struct stfs_mounts *mounts, const char *path,
 	return r;
 }
 
+int stfs_mounts_refuse(const struct stfs_mount *mount, const char *path, struct stfs_err *err)
+{
+	if (!mount)
+		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: nothing is mounted here",
+				    path);
+	return stfs_err_set(err, -EINVAL, STFS_NO_POSITION,
+			    "%s: a mount of type %s, not of safetensorsfs", path, mount->type);
+}
+
+int stfs_mounts_find_ours(const struct stfs_mounts *mounts, const char *path,
+			  const struct stfs_mount **found, struct stfs_err *err)
+{
+	int r = stfs_mounts_find(mounts, path, found);
+
+	if (r < 0)
+		return stfs_err_errno(err, r, "%s", path);
+	return *found && stfs_mount_is_ours(*found) ? 0 : stfs_mounts_refuse(*found, path, err);
+}
+
 bool stfs_mounts_has_device(const struct stfs_mounts *mounts, const char *device)
 {
 	for (size_t i = 0; i < mounts->count; i++)
@@ -291,4 +310,36 @@ int stfs_mounts_ask(struct stfs_mount_status *statuses, size_t count)
 		stfs_buf_free(&asks[i].answer);
 	}
 	return 0;
+}
+
+static int say_silence(const struct stfs_mount *mount, int result, struct stfs_err *err)
+{
+	const char *point = mount->point;
+
+	switch (result) {
+	case -ENOTCONN:
+		return stfs_err_set(err, result, STFS_NO_POSITION, "%s: its daemon has ended; "
+				    "`stfs umount %s` clears the mount", point, point);
+	case -ETIMEDOUT:
+		return stfs_err_set(err, result, STFS_NO_POSITION, "%s: its daemon does not answer "
+				    "(is it stopped? does its disk hang?)", point);
+	case -EACCES:
+		return stfs_err_set(err, result, STFS_NO_POSITION, "%s: belongs to another user, "
+				    "who alone may do that", point);
+	case -EBADMSG:
+		return stfs_err_set(err, result, STFS_NO_POSITION, "%s: its daemon is none that this "
+				    "program knows", point);
+	default: return stfs_err_errno(err, result, "%s/.stfs", point);
+	}
+}
+
+int stfs_mount_ask(const struct stfs_mount *mount, struct json_object **said, struct stfs_err *err)
+{
+	struct stfs_mount_status status = {.mount = mount};
+	int r = stfs_mounts_ask(&status, 1);
+
+	*said = status.said;
+	if (r == 0)
+		r = status.result;
+	return r < 0 ? say_silence(mount, r, err) : 0;
 }

@@ -37,6 +37,14 @@ void stfs_mounts_free(struct stfs_mounts *mounts);
  */
 int stfs_mounts_find(const struct stfs_mounts *mounts, const char *path,
 		     const struct stfs_mount **found);
+/*
+ * The same of a mount of ours, that must be there: 0; -EINVAL when nothing is mounted at `path`, or
+ * something else; -errno; `err` beginning with the path.
+ */
+int stfs_mounts_find_ours(const struct stfs_mounts *mounts, const char *path,
+			  const struct stfs_mount **found, struct stfs_err *err);
+/* Says that what stands at `path` (NULL: nothing) is no mount of ours. -EINVAL. */
+int stfs_mounts_refuse(const struct stfs_mount *mount, const char *path, struct stfs_err *err);
 bool stfs_mounts_has_device(const struct stfs_mounts *mounts, const char *device);
 
 bool stfs_mount_is_ours(const struct stfs_mount *mount);
@@ -62,5 +70,10 @@ struct stfs_mount_status {
 
 /* Asks all of them at a time, for STFS_ASK_PATIENCE_MS at most. 0 or -ENOMEM. */
 int stfs_mounts_ask(struct stfs_mount_status *statuses, size_t count);
+/*
+ * Asks one. 0 with *said, to be put; else what went wrong, `result` as above, with `err` saying it and
+ * what to do.
+ */
+int stfs_mount_ask(const struct stfs_mount *mount, struct json_object **said, struct stfs_err *err);
 
 #endif

@@ -53,8 +53,7 @@ static int read_sidecar(const char *path, struct stfs_sidecar *sidecar, struct s
 		       : r;
 }
 
-/* The one beside a file of raw bytes. */
-static int read_beside(const char *path, struct stfs_sidecar *sidecar, struct stfs_err *err)
+int stfs_typing_beside(const char *path, struct stfs_sidecar *sidecar, struct stfs_err *err)
 {
 	STFS_AUTO_FREE char *name = NULL;
 
@@ -272,7 +271,7 @@ static int type_raw(const struct stfs_typing *typing, const struct stfs_bytes *b
 	typed->source = bytes->source;
 	claim_from_user(typing, &claim);
 	if (!claim.has_dtype || !claim.has_shape) {
-		r = read_beside(typing->path, &sidecar, err);
+		r = stfs_typing_beside(typing->path, &sidecar, err);
 		if (r == 0)
 			claim_rest(&claim, sidecar.dtype, sidecar.shape.dims, sidecar.shape.rank,
 				   false);

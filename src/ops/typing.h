@@ -8,7 +8,7 @@
 #ifndef STFS_OPS_TYPING_H
 #define STFS_OPS_TYPING_H
 
-#include "format/shape.h"
+#include "format/sidecar.h"
 #include "ops/intake.h"
 
 enum stfs_form {
@@ -32,6 +32,13 @@ struct stfs_typed {
 	struct stfs_shape shape; /* owned */
 	struct stfs_source source;
 };
+
+/*
+ * What stands in the sidecar beside the raw bytes `path`, whatever these are. 0, with *sidecar to be
+ * freed; -ENOENT when there is none; -EBADMSG and the like with `err` saying what is wrong with it;
+ * -ENOMEM.
+ */
+int stfs_typing_beside(const char *path, struct stfs_sidecar *sidecar, struct stfs_err *err);
 
 /*
  * Types `bytes`; those of an array in Fortran order are spooled in C order. 0 with *typed, whose

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <json-c/json.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -15,7 +14,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
-#include "ops/mounts.h"
+#include "ops/leftovers.h"
 
 /* Silence after which a wait is explained. */
 #define PATIENCE_MS 3000
@@ -152,30 +151,153 @@ static bool is_gone(const char *device)
 	return stfs_mounts_read(&mounts) == 0 && !stfs_mounts_has_device(&mounts, device);
 }
 
-/* `status`: what the daemon says of itself, or NULL. */
-static int unmount_living(const struct stfs_mount *mount, struct json_object *status,
-			  struct stfs_err *err)
-{
-	pid_t pid = 0;
-	STFS_AUTO_FD int watch = watch_daemon(mount, status, &pid);
-	int r = take_down(mount->point, false, err);
+/* ---- The edits ---- */
 
-	if (r == -EBUSY)
-		return stfs_err_set(err, r, STFS_NO_POSITION,
-				    "%s: in use (`fuser -vm %s` names the programs; --lazy "
-				    "detaches it all the same)", mount->point, mount->point);
-	if (r < 0)
-		return r;
-	stfs_log(STFS_LOG_INFO, "%s: unmounted", mount->point);
-	if (watch < 0)
+/* What the daemon says now; NULL when it says nothing. */
+static struct json_object *look_again(const struct stfs_mount *mount)
+{
+	struct stfs_mount_status status = {.mount = mount};
+
+	return stfs_mounts_ask(&status, 1) < 0 ? NULL : status.said;
+}
+
+/* Names what goes into the model as bytes because it fits no type. */
+static void tell_unfit(const char *point, struct json_object *said)
+{
+	struct json_object *items = stfs_said_pending(said);
+	char quoted[STFS_QUOTED_MAX];
+
+	for (size_t i = 0; i < stfs_said_count(items); i++) {
+		struct stfs_said_edit edit = stfs_said_edit(items, i);
+
+		if (stfs_said_is_unfit(&edit))
+			stfs_log(STFS_LOG_WARNING, "%s: \"%s\" goes into the model as bytes (U8): %s",
+				 point, stfs_quote(edit.name, quoted), edit.waits);
+	}
+}
+
+/* Names what has just gone in so for want of a type. */
+static void tell_untyped(const char *point, struct json_object *before, struct json_object *after)
+{
+	struct stfs_sync_result result = stfs_sync_compare(before, after);
+	struct json_object *names = stfs_said_member(result.commit, "as_bytes", json_type_array);
+	char quoted[STFS_QUOTED_MAX];
+
+	for (size_t i = 0; i < stfs_said_count(names); i++) {
+		struct json_object *name = json_object_array_get_idx(names, i);
+
+		if (json_object_is_type(name, json_type_string))
+			stfs_log(STFS_LOG_WARNING, "%s: \"%s\" had no type and went into the model "
+				 "as bytes (U8)", point,
+				 stfs_quote(stfs_str_slice(json_object_get_string(name),
+							   (size_t)json_object_get_string_len(name)),
+					    quoted));
+	}
+}
+
+static int refuse_uncommitted(const char *point, int r, struct json_object *said, struct stfs_err *err)
+{
+	const char *last = stfs_said_text(said, "last_error");
+
+	return stfs_err_set(err, r, STFS_NO_POSITION, "%s: not unmounted, for its edits could not be "
+			    "committed: %s%s%s%s; `stfs umount -l %s` detaches it all the same, and "
+			    "its daemon then keeps them in a rescue file", point, strerror(-r),
+			    last ? " (" : "", last ? last : "", last ? ")" : "", point);
+}
+
+/* Commits what was edited, so that a failure is known while all is still there. 0 or -errno. */
+static int commit(const struct stfs_mount *mount, const struct stfs_unmounting *how,
+		  struct json_object *before, struct stfs_err *err)
+{
+	struct json_object *after;
+	int r;
+
+	if (!stfs_said_is_writable(before))
+		return 0;
+	r = stfs_sync_run(mount, &how->watcher);
+	if (r == -ENOTCONN)
+		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: its daemon ended while it was to "
+				    "commit; once more, `stfs umount` clears the mount", mount->point);
+	after = look_again(mount);
+	tell_untyped(mount->point, before, after);
+	if (r == -EINVAL)
+		tell_unfit(mount->point, after);
+	else if (r < 0)
+		refuse_uncommitted(mount->point, r, after, err);
+	json_object_put(after);
+	return r == -EINVAL ? 0 : r;
+}
+
+/* What the daemon has left beside the model, that it did not find there. 0 or -EUCLEAN. */
+static int judge_end(const struct stfs_mount *mount, const struct stfs_leftovers *before,
+		     struct stfs_err *err)
+{
+	STFS_CLEANUP(stfs_leftovers_free) struct stfs_leftovers now = {0};
+
+	if (!before->model || stfs_leftovers_look(before->model, &now) < 0)
+		return 0;
+	if (stfs_leftovers_rescued(before, &now))
+		return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: unmounted, but its last "
+				    "edits could not be committed: they are kept in %s, and `stfs "
+				    "recover %s` takes them up", mount->point, now.rescue, now.model);
+	if (now.journal)
+		return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: unmounted, but its last "
+				    "commit stopped half-way: `stfs recover %s` finishes it",
+				    mount->point, now.model);
+	return 0;
+}
+
+/* ---- The mount ---- */
+
+/* Returns when the daemon has ended, if it is known: `watch` is a descriptor of it. */
+static int await_end(const struct stfs_mount *mount, int watch, pid_t pid,
+		     const struct stfs_leftovers *before, struct stfs_err *err)
+{
+	if (watch < 0) {
 		stfs_log(STFS_LOG_INFO, "%s: its daemon is not known; not waiting for it",
 			 mount->point);
-	else if (is_gone(mount->device))
-		wait_for_daemon(watch, pid, mount->point);
-	else
+		return 0;
+	}
+	if (!is_gone(mount->device)) {
 		stfs_log(STFS_LOG_INFO, "%s: mounted elsewhere as well; its daemon goes on",
 			 mount->point);
-	return 0;
+		return 0;
+	}
+	wait_for_daemon(watch, pid, mount->point);
+	return judge_end(mount, before, err);
+}
+
+static int say_busy(const struct stfs_mount *mount, struct json_object *said, struct stfs_err *err)
+{
+	return stfs_err_set(err, -EBUSY, STFS_NO_POSITION, "%s: in use (`fuser -vm %s` names the "
+			    "programs; --lazy detaches it all the same)%s", mount->point, mount->point,
+			    stfs_said_is_writable(said)
+				    ? "; still mounted, and what could be committed is in the model"
+				    : "");
+}
+
+/* `said`: what the daemon says of itself, or NULL. */
+static int unmount_living(const struct stfs_mount *mount, const struct stfs_unmounting *how,
+			  struct json_object *said, struct stfs_err *err)
+{
+	STFS_CLEANUP(stfs_leftovers_free) struct stfs_leftovers before = {0};
+	const char *model = stfs_said_text(said, "model");
+	pid_t pid = 0;
+	STFS_AUTO_FD int watch = watch_daemon(mount, said, &pid);
+	int r = commit(mount, how, said, err);
+
+	if (r < 0)
+		return r;
+	if (stfs_said_is_writable(said) && model)
+		(void)stfs_leftovers_look(model, &before);
+	r = take_down(mount->point, false, err);
+	if (r < 0)
+		return r == -EBUSY ? say_busy(mount, said, err) : r;
+	stfs_log(STFS_LOG_INFO, "%s: unmounted", mount->point);
+	if (stfs_said_is_private(said) && stfs_said_pending_count(said))
+		stfs_log(STFS_LOG_INFO, "%s: its edits were its own (-o cow) and are gone with it",
+			 mount->point);
+	return await_end(mount, watch, pid, &before, err);
 }
 
 static int unmount_dead(const struct stfs_mount *mount, struct stfs_err *err)
@@ -189,7 +311,8 @@ static int unmount_dead(const struct stfs_mount *mount, struct stfs_err *err)
 	return r;
 }
 
-static int unmount_ours(const struct stfs_mount *mount, struct stfs_err *err)
+static int unmount_ours(const struct stfs_mount *mount, const struct stfs_unmounting *how,
+			struct stfs_err *err)
 {
 	struct stfs_mount_status status = {.mount = mount};
 	int r = stfs_mounts_ask(&status, 1);
@@ -204,12 +327,12 @@ static int unmount_ours(const struct stfs_mount *mount, struct stfs_err *err)
 				    "%s: its daemon does not answer (is it stopped? does its disk "
 				    "hang?); still mounted: `stfs umount -l %s` detaches it",
 				    mount->point, mount->point);
-	r = unmount_living(mount, status.said, err);
+	r = unmount_living(mount, how, status.said, err);
 	json_object_put(status.said);
 	return r;
 }
 
-int stfs_unmount(const char *dir, bool lazy, struct stfs_err *err)
+int stfs_unmount(const char *dir, const struct stfs_unmounting *how, struct stfs_err *err)
 {
 	STFS_CLEANUP(stfs_mounts_free) struct stfs_mounts mounts = {0};
 	const struct stfs_mount *mount;
@@ -220,15 +343,11 @@ int stfs_unmount(const char *dir, bool lazy, struct stfs_err *err)
 	r = stfs_mounts_find(&mounts, dir, &mount);
 	if (r < 0)
 		return stfs_err_errno(err, r, "%s", dir);
-	if (!mount)
-		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: nothing is mounted here",
-				    dir);
 	/* Whoever says --lazy may have reason to: nothing is asked of the mount. */
-	if (stfs_mount_is_ours(mount))
-		return lazy ? take_down(mount->point, true, err) : unmount_ours(mount, err);
-	if (stfs_mount_is_fuse(mount) && stfs_mount_ping(mount) == -ENOTCONN)
+	if (mount && stfs_mount_is_ours(mount))
+		return how->lazy ? take_down(mount->point, true, err)
+				 : unmount_ours(mount, how, err);
+	if (mount && stfs_mount_is_fuse(mount) && stfs_mount_ping(mount) == -ENOTCONN)
 		return unmount_dead(mount, err);
-	return stfs_err_set(err, -EINVAL, STFS_NO_POSITION,
-			    "%s: a mount of type %s, not of safetensorsfs; umount(8) is for those",
-			    dir, mount->type);
+	return stfs_mounts_refuse(mount, dir, err);
 }

@@ -17,7 +17,7 @@ from conftest import SLOW
 
 USER, STRANGER = 65534, 65533
 LOOKUP, FORGET, GETATTR, OPEN, READ, STATFS, RELEASE, FLUSH, INIT = 1, 2, 3, 14, 15, 17, 18, 25, 26
-INTERRUPT, BATCH_FORGET = 36, 42
+OPENDIR, READDIR, RELEASEDIR, FSYNCDIR, INTERRUPT, BATCH_FORGET = 27, 28, 29, 30, 36, 42
 FOPEN_DIRECT_IO = 1
 PR_SET_DUMPABLE, PR_SET_NAME = 4, 15
 ATTR = "QQQQQQIIIIIIIIII"
@@ -50,9 +50,22 @@ class FakeDaemon(threading.Thread):
             _, opcode, unique, node = struct.unpack_from("<IIQQ", request)
             if opcode in self.silent or opcode in (FORGET, BATCH_FORGET, INTERRUPT):
                 continue
-            error, body = self.reply(opcode, node, request[40:])
-            os.write(self.fd, struct.pack("<IiQ", 16 + len(body), -error, unique) + body)
+            if opcode == FSYNCDIR:
+                self.commit(unique)
+            else:
+                self.answer(unique, *self.reply(opcode, node, request[40:]))
+        self.at_end()
         os.close(self.fd)  # whoever still waits is told so
+
+    def answer(self, unique, error, body=b""):
+        os.write(self.fd, struct.pack("<IiQ", 16 + len(body), -error, unique) + body)
+
+    def commit(self, unique):
+        """An fsync of the directory, to be answered now or later."""
+        self.answer(unique, 0)
+
+    def at_end(self):
+        """When it is unmounted, or stopped."""
 
     def attr(self, node):
         mode = 0o40755 if node == 1 else 0o100444
@@ -65,14 +78,14 @@ class FakeDaemon(threading.Thread):
             return (0, struct.pack("<QQQQII", 2, 0, 0, 0, 0, 0) + self.attr(2)) if body == b".stfs\0" else (2, b"")
         if opcode == GETATTR:
             return 0, struct.pack("<QII", 0, 0, 0) + self.attr(node)
-        if opcode == OPEN:
-            return 0, struct.pack("<QII", 0, FOPEN_DIRECT_IO, 0)
+        if opcode in (OPEN, OPENDIR):
+            return 0, struct.pack("<QII", 0, FOPEN_DIRECT_IO if opcode == OPEN else 0, 0)
         if opcode == READ:
             offset, size = struct.unpack_from("<8xQI", body)
             return 0, self.text[offset:offset + size]
         if opcode == STATFS:
             return 0, bytes(80)
-        return (0, b"") if opcode in (FLUSH, RELEASE) else (38, b"")
+        return (0, b"") if opcode in (FLUSH, RELEASE, READDIR, RELEASEDIR) else (38, b"")
 
     def stop(self):
         self.stopping = True

@@ -3,12 +3,18 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import tempfile
 
 import pytest
+
+from conftest import SLOW
+from editing import state
+from test_cli_daemons import TIME, USER, impostor, needs_root  # noqa: F401 (a fixture)
+from test_cli_sync import commit, edit, pending, put, said, writable, writer  # noqa: F401 (fixtures)
 
 
 @pytest.fixture
@@ -223,3 +229,296 @@ def test_as_a_user(stfs, daemon_path, fuse_device, make_model):
         assert "type tmpfs" in done.stderr and "does not answer" in done.stderr
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+# --- status of a mount that takes edits ---------------------------------------------------------
+
+WAITING = pending(edit("w.lora", "new", 12288), edit("lm_head", "replaced", 3 << 29, "open for writing"),
+                  edit("b", "renamed", **{"from": "a"}), edit("old\n", "removed"))
+
+
+@needs_root
+def test_pending_edits_come_first(stfs, writer):  # noqa: F811
+    made = writer(said(state="pending", pending=WAITING, refused=[{"file": "x.json", "why": "byte 3: no JSON"}]))
+    lines = stfs("status", made.point).stdout.splitlines()
+    assert lines[:8] == [
+        f"4 edits are not yet in the model (`stfs sync {made.point}` commits them):",
+        '  new       "w.lora"    12.0 KiB',
+        '  replaced  "lm_head"    1.5 GiB  waits: open for writing',
+        '  renamed   "a" -> "b"',
+        '  removed   "old\\x0a"',
+        "refused: x.json: byte 3: no JSON",
+        "",
+        f"mount       {made.point}"]
+    assert lines[8] == "state       pending"
+    assert "pending     4 edits, 1.5 GiB" in lines and "edits       pending" in lines
+    one = writer(said(state="pending", pending=pending(edit("x", "new", 1))))
+    assert stfs("status", one.point).stdout.startswith(f"1 edit is not yet in the model (`stfs sync {one.point}` "
+                                                       "commits it):\n")
+
+
+@needs_root
+def test_many_pending_edits(stfs, writer):  # noqa: F811
+    items = pending(*(edit(f"t.{i}", "new", 1) for i in range(30)))
+    made = writer(said(state="pending", pending=items | {"count": 5000}))
+    text = stfs("status", made.point).stdout
+    assert text.startswith("5,000 edits are") and '"t.19"' in text and '"t.20"' not in text
+    assert "  ... and 4980 more\n" in text
+
+
+@needs_root
+def test_fields_in_words(stfs, writer):  # noqa: F811
+    done = commit(7, added=2, removed=1, bytes=3 << 20, trigger="quiet")
+    made = writer(said(last_commit=done, last_error="no room", last_error_time=1700000000, mode="rw",
+                       spool={"used": 0, "limit": 10 << 30, "folder": "/srv"}, news=[1, {"a": True}]))
+    text = stfs("status", made.point, env={"TZ": "UTC"}).stdout
+    for line in ("state       fresh", "pending     0 edits", "mode        rw", "spool       0 B of 10.0 GiB in /srv",
+                 "committed   number 7, 2023-11-14 22:13:20 (quiet): 3 tensors (2 added, 1 removed), 3.0 MiB",
+                 "last_error  2023-11-14 22:13:20: no room", "edits       clean", "news        1", "            a yes"):
+        assert f"\n{line}\n" in f"\n{text}", line
+    guarded = writer(said(mode="ro", readonly_because="it has other hard links"))
+    assert "\nmode        ro: it has other hard links\n" in stfs("status", guarded.point).stdout
+
+
+@needs_root
+def test_private_and_stuck_edits(stfs, writer):  # noqa: F811
+    private = writer(said(mode="cow", state="pending", pending=pending(edit("x", "new", 1), edit("y", "new", 1))))
+    assert stfs("status", private.point).stdout.startswith(
+        f"2 edits are this mount's own (`stfs save {private.point} OUT` keeps them):\n")
+    stuck = writer(said(state="stuck"))
+    assert "state       stuck\n" in stfs("status", stuck.point).stdout
+
+
+@needs_root
+def test_states_of_edits_and_files(stfs, writer):  # noqa: F811
+    """What became of the files says more; JSON has both, each in its place."""
+    fine, bad = [{"file": "m", "size": 1, "state": state} for state in ("fresh", "truncated")]
+    for edits, files, shown in (("clean", fine, "fresh"), ("pending", fine, "pending"), ("committing", fine, "committing"),
+                                ("stuck", fine, "stuck"), ("pending", bad, "truncated")):
+        made = writer(said(state=edits, files=[fine, files], pending=WAITING))
+        assert f"\nstate       {shown}\n" in stfs("status", made.point).stdout
+        row, = [line for line in stfs("status").stdout.splitlines() if line.startswith(f"{made.point} ")]
+        assert row.split()[1:4] == [shown, "rw", "4"]
+        found = json.loads(stfs("status", "--json", made.point).stdout)
+        assert found["state"] == files["state"] and found["status"]["state"] == edits
+        made.stop()
+
+
+def test_table_of_a_read_only_mount(stfs, mount, small_model):
+    made = mount(small_model, "ro")
+    lines = stfs("status").stdout.splitlines()
+    assert lines[0].split() == ["mount", "state", "mode", "pending", "model"]
+    row, = [line for line in lines if line.startswith(f"{made.path} ")]
+    assert row.split()[1:] == ["fresh", "ro", str(small_model)]
+
+
+@needs_root
+def test_rescue_file_in_status(stfs, writer, small_model, tmp_path):  # noqa: F811
+    link = tmp_path / "sub/link.safetensors"
+    link.parent.mkdir()
+    link.symlink_to(small_model)
+    made = writer(said(model=str(link)))
+    assert "stfs-rescue" not in stfs("status", made.point).stdout
+    (tmp_path / ".small.safetensors.stfs-rescue").touch()
+    (tmp_path / ".other.safetensors.stfs-rescue").touch()
+    assert (f"Edits that could not be committed wait in {tmp_path}/.small.safetensors.stfs-rescue: unmount, then "
+            f"`stfs recover {small_model}` takes them up.\n") in stfs("status", made.point).stdout
+
+
+@needs_root
+def test_status_of_nonsense(stfs, writer):  # noqa: F811
+    made = writer(said(pending=[1], refused={"a": 1}, last_commit="x", last_error=5, spool=None, state=[], mode=7))
+    assert "mount " in stfs("status", made.point).stdout and str(made.point) in stfs("status").stdout
+    made.say(said(pending={"count": -4, "items": [None, {}, {"name": 3}]}, refused=[1, {}], last_commit={}))
+    assert "mount " in stfs("status", made.point).stdout
+    made.say(said(pending={"count": 3, "items": [None, {}, {"name": 3}]}))
+    assert stfs("status", made.point).stdout.startswith("3 edits")
+
+
+# --- umount of a mount that takes edits ---------------------------------------------------------
+
+
+@needs_root
+@pytest.mark.parametrize("mode, syncs", [("rw", 1), ("create", 1), ("ro", 0), ("cow", 0), (None, 0)])
+def test_commits_before_it_unmounts(stfs, writer, mode, syncs):  # noqa: F811
+    made = writer(said(mode=mode, pending=pending(edit("x", "new", 1))))
+    done = stfs("umount", made.point)
+    assert made.syncs == syncs and not mounted_at(made.point) and done.stderr == ""
+
+
+@needs_root
+def test_what_goes_in_as_bytes_is_named(stfs, writer):  # noqa: F811
+    after = said(last_commit=commit(1, added=1, as_bytes=["raw"]),
+                 pending=pending(edit("w\n", "replaced", 3, "3 bytes are no rows of F32 [2]"),
+                                 edit("open", "new", 3, "open for writing")))
+    for args in [], ["-q"]:
+        made = writer(said(), after, errno.EINVAL)
+        done = stfs("umount", *args, made.point)
+        assert not mounted_at(made.point)
+        assert done.stderr == ("" if args else (
+            f'stfs: {made.point}: "raw" had no type and went into the model as bytes (U8)\n'
+            f'stfs: {made.point}: "w\\x0a" goes into the model as bytes (U8): 3 bytes are no rows of F32 [2]\n'))
+
+
+@needs_root
+def test_stays_mounted_when_it_cannot_commit(stfs, writer):  # noqa: F811
+    made = writer(said(), said(last_error="needs 5 bytes, 3 are free"), errno.ENOSPC)
+    done = stfs("umount", made.point, check=False)
+    assert done.returncode == 1 and mounted_at(made.point)
+    for words in "No space left on device (needs 5 bytes, 3 are free)", f"`stfs umount -l {made.point}`", "rescue file":
+        assert words in done.stderr
+    assert stfs("umount", "-q", made.point, check=False).stderr == ""
+    stfs("umount", "-l", made.point)
+    assert not mounted_at(made.point) and made.syncs == 2
+
+
+@needs_root
+def test_daemon_that_ends_while_it_commits(stfs, writer):  # noqa: F811
+    made = writer(said(), holds=True)
+    unmounting = subprocess.Popen([stfs.path, "umount", made.point], env=stfs.env, stderr=subprocess.PIPE, text=True)
+    assert made.holding.wait(TIME)
+    made.stop()
+    assert unmounting.wait(TIME) == 1 and "its daemon ended while it was to commit" in unmounting.stderr.read()
+    unmounting.stderr.close()
+    stfs("umount", made.point)
+    assert not mounted_at(made.point)
+
+
+@needs_root
+def test_long_commit_before_unmounting(stfs, writer):  # noqa: F811
+    made = writer(said(), holds=True)
+    unmounting = subprocess.Popen([stfs.path, "umount", made.point], env=stfs.env, stderr=subprocess.PIPE, text=True)
+    assert made.holding.wait(TIME)
+    assert unmounting.stderr.readline() == \
+        f"stfs: {made.point}: committing; this may take long (Ctrl-C ends the waiting only)\n"
+    made.release()
+    assert unmounting.wait(TIME) == 0 and not mounted_at(made.point)
+    unmounting.stderr.close()
+
+
+@needs_root
+def test_busy_one_is_committed(stfs, writer):  # noqa: F811
+    made = writer(said())
+    with (made.point / ".stfs").open("rb"):
+        done = stfs("umount", made.point, check=False)
+        assert done.returncode == 1 and made.syncs == 1 and mounted_at(made.point)
+        assert "in use" in done.stderr and "what could be committed is in the model" in done.stderr
+    stfs("umount", made.point)
+
+
+def leaving(impostor, *paths):  # noqa: F811
+    """(number of a process that passes for the daemon, what it does in the end: leaves these files and ends)"""
+    pid = impostor(USER)
+
+    def end():
+        for path in paths:
+            path.touch()
+        os.kill(pid, signal.SIGKILL)
+    return pid, end
+
+
+@needs_root
+@pytest.mark.parametrize("suffix, words", [("rescue", "its last edits could not be committed: they are kept in "),
+                                           ("journal", "its last commit stopped half-way: ")])
+def test_what_a_daemon_leaves_beside_the_model(stfs, writer, impostor, small_model, tmp_path, suffix, words):  # noqa: F811
+    link = tmp_path / "sub/link.safetensors"
+    link.parent.mkdir()
+    link.symlink_to(small_model)
+    left = tmp_path / f".small.safetensors.stfs-{suffix}"
+    pid, end = leaving(impostor, left)
+    made = writer(said(pid=pid, model=str(link)), end=end)
+    done = stfs("umount", made.point, check=False, timeout=TIME)
+    assert done.returncode == 1 and not mounted_at(made.point)
+    assert f"{made.point}: unmounted, but {words}" in done.stderr and f"`stfs recover {small_model}`" in done.stderr
+    if suffix == "rescue":
+        assert str(left) in done.stderr
+
+
+@needs_root
+def test_model_that_never_came_to_be(stfs, writer, impostor, tmp_path):  # noqa: F811
+    """-o create, and its only commit fails. A long name is cut in that of the rescue file."""
+    name = "n" * 240 + ".safetensors"
+    pid, end = leaving(impostor, tmp_path / f".{'n' * 225}~0123456789abcdef.stfs-rescue")
+    made = writer(said(mode="create", pid=pid, model=str(tmp_path / name)), end=end)
+    done = stfs("umount", made.point, check=False, timeout=TIME)
+    assert done.returncode == 1 and "0123456789abcdef.stfs-rescue" in done.stderr and f"recover {tmp_path}/nnn" in done.stderr
+
+
+@needs_root
+def test_what_was_left_before_is_nothing_new(stfs, writer, impostor, small_model, tmp_path):  # noqa: F811
+    (tmp_path / ".small.safetensors.stfs-rescue").touch()
+    pid, end = leaving(impostor, tmp_path / ".other.safetensors.stfs-rescue")
+    made = writer(said(pid=pid, model=str(small_model)), end=end)
+    assert stfs("umount", made.point, timeout=TIME).stderr == ""
+
+
+@needs_root
+def test_helper_of_umount_commits_too(stfs, writer, tmp_path):  # noqa: F811
+    helper = tmp_path / "umount.fuse.safetensorsfs"
+    helper.symlink_to(stfs.path)
+    made = writer(said(), error=errno.EIO)
+    done = subprocess.run([helper, made.point], env=stfs.env, capture_output=True, text=True)
+    assert done.returncode == 1 and "not unmounted" in done.stderr and mounted_at(made.point)
+    made.error = 0
+    assert subprocess.run([helper, made.point], env=stfs.env).returncode == 0
+    assert not mounted_at(made.point)
+
+
+# --- a daemon that writes -----------------------------------------------------------------------
+
+
+def test_status_of_a_writable_mount(stfs, writable, small_model):  # noqa: F811
+    made = writable(small_model)
+    put(made, "n", bytes(24), "F32", [2, 3])
+    put(made, "raw", b"12345")
+    (made.path / "steps").unlink()
+    text = stfs("status", made.path).stdout
+    assert text.startswith(f"3 edits are not yet in the model (`stfs sync {made.path}` commits them):\n")
+    for line in r'new +"n" +24 B', r'new +"raw" +5 B +waits: no type yet', r'removed +"steps"':
+        assert re.search(line, text), line
+    assert json.loads(stfs("status", "--json", made.path).stdout)["status"]["state"] == "pending"
+    with pytest.raises(OSError, match="Invalid argument"):
+        (made.path / "n.json").write_text("{")
+    assert "refused: n.json: " in stfs("status", made.path).stdout
+    stfs("sync", made.path)
+    text = stfs("status", made.path).stdout
+    assert "\nstate       fresh\n" in f"\n{text}" and re.search(r"committed   number 1, .*2 added, 1 removed", text)
+
+
+def test_umount_commits(stfs, writable, small_model):  # noqa: F811
+    made = writable(small_model)
+    before = state(small_model)[0]
+    put(made, "n", bytes(24), "F32", [2, 3])
+    put(made, "raw", b"12345")
+    put(made, "embed.weight", b"123")
+    done = stfs("umount", made.path)
+    assert '"raw" had no type and went into the model as bytes' in done.stderr
+    assert '"embed.weight" goes into the model as bytes' in done.stderr
+    assert state(small_model)[0] == before | {"n": ("F32", [2, 3], bytes(24)), "raw": ("U8", [5], b"12345"),
+                                              "embed.weight": ("U8", [3], b"123")}
+    made.judge()
+
+
+def test_busy_writable_mount_is_committed(stfs, writable, small_model):  # noqa: F811
+    made = writable(small_model)
+    put(made, "n", bytes(4), "F32", [1])
+    with (made.path / "steps").open("rb"):
+        done = stfs("umount", made.path, check=False)
+        assert done.returncode == 1 and mounted_at(made.path)
+        assert state(small_model)[0]["n"] == ("F32", [1], bytes(4))
+    stfs("umount", made.path)
+
+
+def test_edits_outlast_a_model_that_was_replaced(stfs, writable, make_model, small_model, tmp_path):  # noqa: F811
+    """umount refuses, umount -l detaches, and the daemon keeps the edits."""
+    made = writable(small_model)
+    made.exit_codes = None
+    put(made, "n", bytes(24), "F32", [2, 3])
+    os.rename(make_model("other.safetensors", {"o": ("U8", [3], None)}), small_model)
+    done = stfs("umount", made.path, check=False)
+    assert done.returncode == 1 and mounted_at(made.path) and "rescue file" in done.stderr
+    stfs("umount", "-l", made.path)
+    assert made.ended(60 * SLOW) is not None
+    assert (tmp_path / ".small.safetensors.stfs-rescue").exists()
+    assert "rescue" in stfs("recover", small_model).stdout
+    assert state(small_model)[0] == {"o": state(small_model)[0]["o"], "n": ("F32", [2, 3], bytes(24))}
