@@ -355,7 +355,12 @@ void stfs_fs_op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 
 /* ---- fsync ---- */
 
-/* Replies: later, by the sync thread: 0; EINVAL (fits no type, or does not parse), ENOSPC, EIO, ESTALE, EROFS. */
+/*
+ * That of .stfs commits everything, as fsync of the directory does: but the kernel holds the directory's
+ * lock until that is answered, and no name can be looked up meanwhile; of .stfs it holds nobody's.
+ * Replies: later, by the sync thread: 0; EINVAL (fits no type, or does not parse), ENOSPC, EIO,
+ * ESTALE, EROFS.
+ */
 void stfs_fs_op_fsync(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse_file_info *fi)
 {
 	struct stfs_fs *fs = fuse_req_userdata(req);
@@ -377,11 +382,11 @@ void stfs_fs_op_fsync(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse
 	if (node != STFS_NO_NUMBER)
 		stfs_tree_node(fs->tree, node, &view);
 	stfs_tree_release(fs->tree);
-	/* Of scratch nothing is kept, and of what is removed neither. */
-	if (r < 0 || !fs->sync || view.scratch || handle->ino == STFS_INO_STATUS)
+	/* Of scratch nothing is kept. */
+	if (r < 0 || !fs->sync || view.scratch)
 		fuse_reply_err(req, -r);
 	else
-		stfs_sync_request(fs->sync, req, false, node);
+		stfs_sync_request(fs->sync, req, handle->ino == STFS_INO_STATUS, node);
 }
 
 /* Replies: later, by the sync thread, as fsync; ENOTDIR. */

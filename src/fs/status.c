@@ -149,8 +149,12 @@ static void put_refused(struct stfs_fs *fs, struct stfs_buf *out)
 static void put_writing(struct stfs_fs *fs, struct stfs_buf *out)
 {
 	const struct stfs_options *o = fs->options;
+	uint64_t done, total;
 
 	put_refused(fs, out);
+	stfs_tree_progress(fs->tree, &done, &total);
+	if (total)
+		stfs_buf_printf(out, "  \"progress\": {\"done\": %" PRIu64 ", \"total\": %" PRIu64 "},\n", done, total);
 	stfs_tree_hold(fs->tree);
 	put_pending(fs, out);
 	stfs_tree_release(fs->tree);

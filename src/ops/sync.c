@@ -13,12 +13,17 @@
 #define PATIENCE_MS 2000
 #define INTERVAL_MS 500
 
+/*
+ * Of .stfs it means the same as of the directory, whose lock the kernel would hold until it is answered: no
+ * name could be looked up meanwhile. Who may not open .stfs takes the directory.
+ */
 static int question_sync(const void *mount, int out)
 {
-	STFS_AUTO_FD int fd = open(((const struct stfs_mount *)mount)->point,
-				   O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	STFS_AUTO_FD int folder = open(((const struct stfs_mount *)mount)->point,
+				       O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	STFS_AUTO_FD int status = folder < 0 ? -1 : openat(folder, ".stfs", O_RDONLY | O_CLOEXEC);
 
-	if (fd < 0 || fsync(fd) < 0)
+	if (folder < 0 || fsync(status < 0 ? folder : status) < 0)
 		return errno == ECONNABORTED ? -ENOTCONN : -errno;
 	return 0;
 }

@@ -313,6 +313,12 @@ bool stfs_tree_is_committing(const struct stfs_tree *tree)
 	return tree->committing;
 }
 
+void stfs_tree_progress(const struct stfs_tree *tree, uint64_t *done, uint64_t *total)
+{
+	*done = atomic_load(&tree->done);
+	*total = atomic_load(&tree->total);
+}
+
 uint64_t stfs_tree_spooled(const struct stfs_tree *tree)
 {
 	return tree->arena ? stfs_arena_used(tree->arena) : 0;

@@ -287,6 +287,8 @@ int stfs_tree_rescue(struct stfs_tree *tree, struct stfs_err *err);
 
 bool stfs_tree_is_stuck(const struct stfs_tree *tree);
 bool stfs_tree_is_committing(const struct stfs_tree *tree);
+/* Bytes that the commit under way has copied, and will copy; 0 when there is none. */
+void stfs_tree_progress(const struct stfs_tree *tree, uint64_t *done, uint64_t *total);
 /* Bytes of the spool in use. */
 uint64_t stfs_tree_spooled(const struct stfs_tree *tree);
 /* A descriptor on the file system of the model, for statfs. Borrowed. */

@@ -605,8 +605,17 @@ static int begin(struct stfs_tree *tree, const struct stfs_commit_request *reque
 	return r;
 }
 
+static void count_progress(void *data, uint64_t done, uint64_t total)
+{
+	struct stfs_tree *tree = data;
+
+	atomic_store(&tree->done, done);
+	atomic_store(&tree->total, total);
+}
+
 static int run(struct stfs_tree *tree, struct stfs_commit_report *report, struct stfs_err *err)
 {
+	const struct stfs_progress progress = {count_progress, tree};
 	const struct stfs_edit_hooks hooks = {tree, stop, go_on, recorded, swapped};
 	uint64_t metadata_edits = tree->metadata_edits;
 	bool metadata = tree->metadata_staged;
@@ -614,7 +623,8 @@ static int run(struct stfs_tree *tree, struct stfs_commit_report *report, struct
 
 	fill_report(tree, report);
 	stfs_edit_watch(tree->edit, &hooks);
-	r = stfs_edit_commit(tree->edit, NULL, NULL, err);
+	r = stfs_edit_commit(tree->edit, &progress, NULL, err);
+	count_progress(tree, 0, 0);
 	if (r < 0) {
 		stfs_commit_report_free(report);
 		take_back(tree);

@@ -123,6 +123,7 @@ struct stfs_tree {
 	struct timespec metadata_mtime;
 	bool metadata_mtime_set;
 
+	_Atomic uint64_t done, total; /* bytes of the commit under way */
 	_Atomic bool *unsynced; /* owned: a shard each: written to since its last sync */
 	uint32_t shard_count;
 };

@@ -62,7 +62,7 @@ static void judge_type(struct stfs_tree *tree, const struct stfs_node *node, boo
 	if (view.fit == STFS_FIT_NONE && asked)
 		verdict->as_bytes = true;
 	else if (view.fit == STFS_FIT_NONE)
-		verdict->waits = "it has no type yet: write its .json; an explicit sync takes it as bytes (U8)";
+		verdict->waits = "no type yet";
 	else if (view.fit == STFS_FIT_NOT && end && changes == STFS_CHANGE_RETYPED)
 		verdict->waits = "a type that does not fit"; /* the old one stays, with all bytes */
 	else if (view.fit == STFS_FIT_NOT && end)
@@ -82,15 +82,15 @@ void stfs_node_judge(struct stfs_tree *tree, uint32_t number, unsigned changes,
 	verdict->misfit = verdict->as_bytes = false;
 	if (changes == STFS_CHANGE_REMOVED) {
 		if ((node->opens || node->scratch) && !node->detached && !request->end)
-			verdict->waits = "it is still open";
+			verdict->waits = "still open";
 		return;
 	}
 	if (changes & (STFS_CHANGE_NEW | STFS_CHANGE_REPLACED) && node->writers && !itself && !request->end) {
-		verdict->waits = "it is open for writing";
+		verdict->waits = "open for writing";
 		return;
 	}
 	if (tree->names[node->name].unresolved && !request->end) {
-		verdict->waits = "its file name is a hash: write its .json with its \"name\"";
+		verdict->waits = "its file name is a hash: write its .json, with its \"name\"";
 		return;
 	}
 	if (changes & (STFS_CHANGE_NEW | STFS_CHANGE_REPLACED | STFS_CHANGE_RETYPED))
