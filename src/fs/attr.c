@@ -55,20 +55,22 @@ static int stat_made_up(struct stfs_fs *fs, uint32_t name, enum stfs_form form, 
 {
 	STFS_AUTO_BUF struct stfs_buf header = STFS_BUF_INIT;
 	struct stfs_typing_view typing;
-	struct stfs_node_view view;
+	struct stfs_node_view view = {0};
 	uint64_t len = 0;
 	int r;
 
 	if (!stfs_tree_typing(fs->tree, name, &typing))
 		return -ESTALE;
+	/* The permissions are those of the tensor. */
+	if (stfs_tree_node(fs->tree, stfs_tree_named(fs->tree, name), &view) && view.mode_set)
+		st->st_mode = S_IFREG | view.mode;
 	if (form == STFS_FORM_SIDECAR) {
 		if (typing.fit == STFS_FIT_NONE)
 			return -ESTALE;
 		r = stfs_fs_sidecar_len(&typing, &len);
 		set_times(st, typing.mtime, typing.mtime);
 	} else {
-		if (!stfs_fs_has_npy(&typing) ||
-		    !stfs_tree_node(fs->tree, stfs_tree_named(fs->tree, name), &view))
+		if (!stfs_fs_has_npy(&typing))
 			return -ESTALE;
 		r = stfs_fs_npy_header(&typing, &header);
 		len = header.len + view.len;
@@ -97,6 +99,7 @@ static int stat_metadata(struct stfs_fs *fs, struct stat *st)
 
 	if (!stfs_tree_metadata(fs->tree, &text, &mtime))
 		return -ESTALE;
+	st->st_mode = S_IFREG | fs->metadata_mode;
 	set_len(st, text.len);
 	set_times(st, mtime, mtime);
 	return 0;

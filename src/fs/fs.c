@@ -69,6 +69,7 @@ static void choose_owner(struct stfs_fs *fs)
 	fs->gid = o->gid_set ? o->gid : gid;
 	fs->file_mode = o->fmask_set ? most & ~o->fmask : mode;
 	/* Who may read may also enter. */
+	fs->metadata_mode = fs->file_mode;
 	fs->dir_mode = o->dmask_set ? (most | 0111) & ~o->dmask : mode | (mode & 0444) >> 2;
 }
 

@@ -57,7 +57,8 @@ struct stfs_fs {
 	unsigned refused_count;
 	uid_t uid;
 	gid_t gid;
-	mode_t file_mode, dir_mode;
+	mode_t file_mode;
+	_Atomic mode_t dir_mode, metadata_mode; /* as somebody has set them since the mount */
 	struct timespec mounted;
 	_Atomic uint64_t listed; /* generation of the directory when it was listed last */
 	/* Set while INIT is answered, before any other request comes. */

@@ -162,22 +162,37 @@ static void set_mtime(struct stfs_fs *fs, fuse_ino_t ino, const struct timespec 
 		stfs_tree_set_mtime(fs->tree, number, mtime);
 }
 
+/* Permissions live as long as the mount. Those of a sidecar are its tensor's. */
+static void set_mode(struct stfs_fs *fs, fuse_ino_t ino, mode_t mode)
+{
+	enum stfs_form form;
+	uint32_t number;
+
+	if (ino == STFS_INO_METADATA)
+		fs->metadata_mode = mode & 07777;
+	else if (stfs_fs_split(ino, &number, &form) && form == STFS_FORM_RAW)
+		stfs_tree_set_mode(fs->tree, number, mode);
+}
+
 static int set_attributes(struct stfs_fs *fs, fuse_ino_t ino, const struct stat *st, int which,
 			  const struct fuse_file_info *fi)
 {
 	struct timespec now;
-	enum stfs_form form;
-	uint32_t number;
 	int r = 0;
 
 	if (!stfs_fs_writable(fs) || stfs_tree_is_stuck(fs->tree))
 		return -EROFS;
-	if (ino == STFS_INO_ROOT || ino == STFS_INO_STATUS)
-		return which & FUSE_SET_ATTR_SIZE ? -EISDIR : 0; /* cp -a sets times of the directory, too */
+	if (ino == STFS_INO_STATUS)
+		return -EPERM;
+	if (ino == STFS_INO_ROOT) { /* of times it has those of the model; cp -a tries to set them */
+		if (which & FUSE_SET_ATTR_MODE)
+			fs->dir_mode = st->st_mode & 07777;
+		return which & FUSE_SET_ATTR_SIZE ? -EISDIR : 0;
+	}
 	if (which & FUSE_SET_ATTR_SIZE)
 		r = resize(fs, ino, (uint64_t)st->st_size, fi);
-	if (r == 0 && which & FUSE_SET_ATTR_MODE && stfs_fs_split(ino, &number, &form) && form == STFS_FORM_RAW)
-		stfs_tree_set_mode(fs->tree, number, st->st_mode);
+	if (r == 0 && which & FUSE_SET_ATTR_MODE)
+		set_mode(fs, ino, st->st_mode);
 	if (r == 0 && which & FUSE_SET_ATTR_MTIME_NOW) {
 		clock_gettime(CLOCK_REALTIME, &now);
 		set_mtime(fs, ino, &now);

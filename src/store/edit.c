@@ -498,16 +498,37 @@ static int claim_old(struct stfs_edit *edit, struct stfs_err *err)
 }
 
 /* The folder and name of a file that is to be made. */
+/* The path of a file that is not there yet, good from whatever folder we are in later. */
+static int name_new(struct stfs_edit *edit)
+{
+	STFS_AUTO_FREE char *link = NULL, *folder = NULL;
+
+	if (asprintf(&link, "/proc/self/fd/%d", edit->folder_fd) < 0) {
+		link = NULL;
+		return -ENOMEM;
+	}
+	folder = realpath(link, NULL);
+	if (!folder)
+		return -errno;
+	if (asprintf(&edit->real, "%s/%s", strcmp(folder, "/") == 0 ? "" : folder, edit->name) < 0) {
+		edit->real = NULL;
+		return -ENOMEM;
+	}
+	return 0;
+}
+
 static int place_new(struct stfs_edit *edit, const char *path, struct stfs_err *err)
 {
 	struct stat st;
 	int r;
 
 	edit->path = strdup(path);
-	edit->real = strdup(path);
-	if (!edit->path || !edit->real)
+	if (!edit->path)
 		return -ENOMEM;
 	r = stfs_resolve_place(path, &edit->folder_fd, &edit->name, err);
+	if (r < 0)
+		return r;
+	r = name_new(edit);
 	if (r < 0)
 		return r;
 	if (!*edit->name || strcmp(edit->name, ".") == 0 || strcmp(edit->name, "..") == 0)
