@@ -37,7 +37,22 @@ static void note_written(struct stfs_part *part, const struct stfs_plan *plan)
 	}
 }
 
-/* The hook of the commit: readers are stopped. */
+/* The hooks of the commit are handed its parts; those of the edit what its owner gave. */
+static void stop(void *data)
+{
+	const struct stfs_edit *edit = ((struct stfs_commit_parts *)data)->edit;
+
+	edit->hooks.stop(edit->hooks.data);
+}
+
+static void go_on(void *data)
+{
+	const struct stfs_edit *edit = ((struct stfs_commit_parts *)data)->edit;
+
+	edit->hooks.go_on(edit->hooks.data);
+}
+
+/* Readers are stopped. */
 static void recorded(void *data)
 {
 	struct stfs_commit_parts *all = data;
@@ -73,7 +88,7 @@ int stfs_edit_prepare_readers(struct stfs_commit_parts *all)
 			return -ENOMEM;
 		all->files[i].moves = &all->moves[part->shard];
 	}
-	all->hooks = (struct stfs_commit_hooks){all, edit->hooks.stop, edit->hooks.go_on, recorded};
+	all->hooks = (struct stfs_commit_hooks){all, stop, go_on, recorded};
 	all->commit.hooks = &all->hooks;
 	return 0;
 }
