@@ -60,6 +60,8 @@ static void let_go(struct stfs_fs *fs, struct stfs_handle *handle)
 	}
 	if (handle->node == STFS_NO_NUMBER)
 		return;
+	if (atomic_exchange(&handle->flushed, false))
+		atomic_fetch_sub(&fs->flushed, 1);
 	if (atomic_exchange(&handle->writing, false))
 		stfs_tree_end_writing(fs->tree, handle->node);
 	stfs_tree_closed(fs->tree, handle->node);
@@ -413,8 +415,8 @@ void stfs_fs_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode
 /* ---- Closing ---- */
 
 /*
- * Every close(2) of a descriptor. What was written counts from here on, unless more is: the release comes
- * only later. Replies: 0; EINVAL (a text that does not parse), ENOMEM.
+ * Every close(2) of a descriptor, also of a copy that a child process had: that the file is closed only the
+ * release says, which comes a little later. Replies: 0; EINVAL (a text that does not parse), ENOMEM.
  */
 void stfs_fs_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
@@ -427,8 +429,8 @@ void stfs_fs_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		r = stfs_draft_take(fs, handle->draft);
 		pthread_mutex_unlock(&fs->drafts_lock);
 	}
-	if (handle->node != STFS_NO_NUMBER && atomic_exchange(&handle->writing, false))
-		stfs_tree_end_writing(fs->tree, handle->node);
+	if (atomic_load(&handle->writing) && !atomic_exchange(&handle->flushed, true))
+		atomic_fetch_add(&fs->flushed, 1);
 	fuse_reply_err(req, -r);
 }
 

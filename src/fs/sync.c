@@ -7,12 +7,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/arith.h"
 #include "base/log.h"
 #include "format/sidecar.h"
 #include "fs/notify.h"
 
+/*
+ * Who copies a file and then syncs wants it in: its release is on its way to us, sent when it was closed. So
+ * long it is waited for; a file that is still open elsewhere never sends any.
+ */
+#define RELEASES_MS 100
 /* After a commit that failed by itself: not at once again. */
 #define RETRY_MS 30000
 
@@ -177,11 +183,22 @@ static void answer(struct stfs_sync *sync, struct waiter *waiters, int r)
 	}
 }
 
+static void await_releases(const struct stfs_sync *sync)
+{
+	uint64_t until = now_ms() + RELEASES_MS;
+
+	while (atomic_load(&sync->fs->flushed) && now_ms() < until)
+		usleep(500);
+}
+
 static void serve(struct stfs_sync *sync, struct waiter *waiters)
 {
 	uint32_t *nodes;
 	struct stfs_commit_request request = request_of(waiters, &nodes);
-	int r = nodes ? commit(sync, &request, request.all ? "sync" : "fsync") : -ENOMEM;
+	int r;
+
+	await_releases(sync);
+	r = nodes ? commit(sync, &request, request.all ? "sync" : "fsync") : -ENOMEM;
 
 	free(nodes);
 	stfs_notify_drain(sync->fs->notify);

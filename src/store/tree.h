@@ -200,6 +200,11 @@ void stfs_tree_undeclare(struct stfs_tree *tree, uint32_t name);
  * `keep` when there is one; -ENOENT when the node is not linked.
  */
 int stfs_tree_rename(struct stfs_tree *tree, uint32_t node, uint32_t name, bool keep);
+/*
+ * The tensor of a node that nobody has open gets another node, and nobody finds it by the old one: when it was
+ * renamed by a name that was not the node's. -EBUSY when it is open, -ENOMEM.
+ */
+int stfs_tree_renumber(struct stfs_tree *tree, uint32_t node);
 int stfs_tree_rename_scratch(struct stfs_tree *tree, uint32_t node, struct stfs_str file, bool keep);
 
 /* A type that somebody asks for; `bytes` is what a tensor of it has. */

@@ -56,7 +56,9 @@ static int take(struct collecting *c, uint32_t number, unsigned changes)
 		stfs_err_set(c->err, -EINVAL, STFS_NO_POSITION, "tensor \"%s\": %s",
 			     stfs_quote(stfs_tree_text(tree, node->name), quoted), verdict.waits);
 	}
-	if (verdict.waits)
+	if (verdict.old_type)
+		changes &= ~(unsigned)STFS_CHANGE_RETYPED;
+	if (verdict.waits || !changes)
 		return 0;
 	*taking = (struct stfs_taking){.node = number, .id = node->id, .changes = changes,
 				       .serial = node->type ? node->type->serial : 0,
@@ -401,8 +403,8 @@ static void finish_node(struct stfs_tree *tree, struct stfs_taking *taking)
 	if (node->type && node->type->serial == taking->serial) {
 		stfs_type_free(node->type);
 		node->type = NULL;
-		node->settled = true;
 	}
+	node->settled |= !node->type;
 }
 
 static void swapped(void *data, const struct stfs_model *fresh)
@@ -431,6 +433,7 @@ static void swapped(void *data, const struct stfs_model *fresh)
 		atomic_store(&tree->unsynced[i], true);
 	for (size_t i = 0; i < tree->taking_count; i++)
 		stfs_tree_sweep(tree, tree->takings[i].node);
+	tree->generation++; /* types were given */
 	tree->committing = false;
 }
 
@@ -585,6 +588,13 @@ static void take_back(struct stfs_tree *tree)
 	stfs_tree_unlock(tree);
 }
 
+static void drop_metadata(struct stfs_tree *tree)
+{
+	tree->metadata_staged = false;
+	stfs_metadata_free(&tree->metadata);
+	tree->metadata = (struct stfs_metadata){0};
+}
+
 /* Collects and stages: whether there is anything to commit. */
 static int begin(struct stfs_tree *tree, const struct stfs_commit_request *request, bool *anything, bool *refused,
 		 struct stfs_err *err)
@@ -600,8 +610,11 @@ static int begin(struct stfs_tree *tree, const struct stfs_commit_request *reque
 	if (r == 0)
 		r = stage(tree, err);
 	*refused = c.refused;
-	*anything = r == 0 && (tree->taking_count || tree->metadata_staged || fresh);
+	*anything = r == 0 && stfs_edit_pending(tree->edit) &&
+		    (tree->taking_count || tree->metadata_staged || fresh);
 	tree->committing = *anything;
+	if (r == 0 && !*anything && !tree->taking_count)
+		drop_metadata(tree); /* it is what the model has */
 	return r;
 }
 
@@ -633,11 +646,8 @@ static int run(struct stfs_tree *tree, struct stfs_commit_report *report, struct
 	stfs_tree_lock(tree);
 	say_as_bytes(tree);
 	free_takings(tree);
-	if (metadata && tree->metadata_edits == metadata_edits) {
-		tree->metadata_staged = false;
-		stfs_metadata_free(&tree->metadata);
-		tree->metadata = (struct stfs_metadata){0};
-	}
+	if (metadata && tree->metadata_edits == metadata_edits)
+		drop_metadata(tree);
 	stfs_tree_unlock(tree);
 	return 0;
 }

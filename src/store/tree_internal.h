@@ -109,7 +109,7 @@ struct stfs_tree {
 	char *texts;      /* owned: of the names as opened */
 	uint32_t *by_id;  /* owned: the node of each tensor of the model */
 	uint32_t scratches; /* how many nodes are scratch */
-	uint64_t generation;
+	_Atomic uint64_t generation;
 	_Atomic bool staged_any; /* something may be pending */
 	bool committing, stuck;
 	struct stfs_taking *takings; /* owned: of the commit under way, or of one that got stuck */

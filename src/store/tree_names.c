@@ -572,6 +572,38 @@ int stfs_tree_rename(struct stfs_tree *tree, uint32_t number, uint32_t name, boo
 	return r;
 }
 
+int stfs_tree_renumber(struct stfs_tree *tree, uint32_t number)
+{
+	struct stfs_node *old, *node;
+	uint32_t fresh;
+	int r = 0;
+
+	stfs_tree_lock(tree);
+	old = stfs_tree_get(tree, number);
+	if (!old || old->opens || old->writers)
+		r = -EBUSY;
+	fresh = r == 0 ? stfs_tree_new_node(tree) : STFS_NO_NUMBER;
+	if (r == 0 && fresh == STFS_NO_NUMBER)
+		r = -ENOMEM;
+	if (r == 0) {
+		old = &tree->nodes[number];
+		node = &tree->nodes[fresh];
+		*node = *old;
+		node->lookups = 0;
+		*old = (struct stfs_node){.name = STFS_NO_NUMBER, .id = STFS_NO_TENSOR, .used = true,
+					  .lookups = old->lookups};
+		if (node->name != STFS_NO_NUMBER)
+			tree->names[node->name].node = fresh;
+		if (node->id != STFS_NO_TENSOR)
+			tree->by_id[node->id] = fresh;
+		if (node->taking)
+			node->taking->node = fresh;
+		stfs_tree_sweep(tree, number);
+	}
+	stfs_tree_unlock(tree);
+	return r;
+}
+
 int stfs_tree_rename_scratch(struct stfs_tree *tree, uint32_t number, struct stfs_str file, bool keep)
 {
 	char *text = copy_text(file);
@@ -646,6 +678,7 @@ int stfs_tree_adopt(struct stfs_tree *tree, uint32_t name, uint32_t *number, uin
 		stfs_type_free(node->type);
 		node->type = stfs_steal_ptr(&type);
 		node->settled = false;
+		stfs_node_settle(tree, node);
 		stfs_node_touch(node);
 		changed(tree);
 	}
