@@ -130,20 +130,22 @@ static void note_commit(struct stfs_sync *sync, const char *trigger, struct stfs
 	stfs_commit_report_free(report);
 }
 
-/* 0 or -errno; -EINVAL of a tensor that fits no type is no failure of the commit. */
+/* 0 or -errno; -EINVAL: all that can be is committed, but something that was asked for fits no type. */
 static int commit(struct stfs_sync *sync, const struct stfs_commit_request *request, const char *trigger)
 {
 	struct stfs_commit_report report;
 	struct stfs_err err = STFS_ERR_INIT;
 	int r = stfs_tree_commit(sync->fs->tree, request, &report, &err);
 
-	if (r < 0 && r != -EINVAL)
+	bool refused = r == 0 && report.refused;
+
+	if (r < 0) {
 		note_error(sync, trigger, &err);
-	else
-		note_commit(sync, trigger, &report);
-	if (r < 0 && r != -EINVAL)
 		stfs_commit_report_free(&report);
-	return r;
+		return r == -EINVAL ? -EIO : r;
+	}
+	note_commit(sync, trigger, &report);
+	return refused ? -EINVAL : 0;
 }
 
 /* ---- Waiters ---- */

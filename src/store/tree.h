@@ -272,12 +272,12 @@ struct stfs_commit_report {
 	struct stfs_buf names; /* JSON objects, separated by commas: the first 100 */
 	struct stfs_buf as_bytes; /* JSON strings, separated by commas: tensors that became U8 */
 	size_t listed;
+	bool refused; /* something that was asked for fits no type and was left out; `err` names it */
 };
 void stfs_commit_report_free(struct stfs_commit_report *report);
 
 /*
- * Commits; one thread at a time. 0, also when there was nothing to commit; -EINVAL with `err` when
- * something that was asked for fits no type (the rest is committed); -EROFS when the tree is stuck;
+ * Commits; one thread at a time. 0, also when there was nothing to commit; -EROFS when the tree is stuck;
  * another -errno with everything still pending. In place of a commit with nothing staged, the files
  * that were written to are synced.
  */

@@ -83,11 +83,22 @@ static struct stfs_str name_of(const struct stfs_taking *taking)
 	return stfs_str_slice(taking->name, taking->name_len);
 }
 
+/* Whether a tensor that was replaced by another file has to stay, because that file is left out. */
+static bool is_needed(const struct stfs_tree *tree, const struct stfs_taking *taking)
+{
+	struct stfs_str was = stfs_model_name_of(tree->model, taking->id);
+	uint32_t heir = stfs_tree_named(tree, stfs_tree_lookup(tree, was));
+
+	return heir != STFS_NO_NUMBER && !tree->nodes[heir].taking;
+}
+
 /* Whether the name that it wants is another's in the model, who keeps it. */
 static bool is_blocked(const struct stfs_tree *tree, const struct stfs_taking *taking)
 {
 	uint32_t id = taking->name && tree->model ? stfs_model_find(tree->model, name_of(taking)) : STFS_NO_TENSOR;
 
+	if (!taking->name)
+		return is_needed(tree, taking);
 	return id != STFS_NO_TENSOR && tree->by_id[id] != taking->node && !tree->nodes[tree->by_id[id]].taking;
 }
 
@@ -439,6 +450,18 @@ static void swapped(void *data, const struct stfs_model *fresh)
 
 /* ---- Before and after ---- */
 
+/* What the model tells of a tensor's type, once it is no longer there. */
+static void keep_type(struct stfs_tree *tree, struct stfs_node *node)
+{
+	STFS_AUTO_FREE uint64_t *dims = NULL;
+	struct stfs_typing_view view;
+
+	stfs_node_typing(tree, node, &view);
+	dims = node->type || view.fit == STFS_FIT_NONE ? NULL : stfs_typing_dims(&view);
+	if (dims)
+		node->type = stfs_type_make(view.dtype, dims, view.rank, view.bytes);
+}
+
 /* The bytes of a tensor that is removed but in use go to the spool. */
 static int evacuate(struct stfs_tree *tree, uint32_t number)
 {
@@ -461,6 +484,8 @@ static int evacuate(struct stfs_tree *tree, uint32_t number)
 	}
 	stfs_tree_lock(tree);
 	tree->nodes[number].detached = r == 0;
+	if (r == 0)
+		keep_type(tree, &tree->nodes[number]);
 	stfs_tree_unlock(tree);
 	return r;
 }
@@ -679,8 +704,8 @@ int stfs_tree_commit(struct stfs_tree *tree, const struct stfs_commit_request *r
 	r = drain(tree);
 	if (r < 0)
 		return stfs_err_errno(err, r, "%s: writing what came during the commit", tree->path);
-	r = sync_unsynced(tree, err);
-	return r < 0 ? r : refused ? -EINVAL : 0;
+	report->refused = refused;
+	return sync_unsynced(tree, err);
 }
 
 int stfs_tree_rescue(struct stfs_tree *tree, struct stfs_err *err)
