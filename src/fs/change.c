@@ -154,6 +154,7 @@ static int read_text(struct stfs_fs *fs, uint32_t node, const struct stfs_node_v
 /* The source has done its duty. */
 static int remove_source(struct stfs_fs *fs, const struct stfs_target *from)
 {
+	stfs_tree_absorb(fs->tree, from->node);
 	return from->kind == STFS_FILE_SCRATCH ? stfs_tree_remove_scratch(fs->tree, from->file)
 					       : stfs_tree_remove(fs->tree, from->name);
 }

@@ -107,7 +107,7 @@ static int open_node(struct stfs_fs *fs, struct stfs_handle *handle, uint32_t no
 	struct stfs_node_view view;
 	int r;
 
-	if (!stfs_tree_node(fs->tree, node, &view) || (!view.linked && !view.opens))
+	if (!stfs_tree_node(fs->tree, node, &view) || (!view.linked && !view.opens) || view.absorbed)
 		return -ESTALE;
 	if (view.shard && !stfs_fs_writable(fs)) {
 		r = stfs_shard_check(view.shard);
@@ -179,9 +179,10 @@ static int open_status(fuse_req_t req, struct stfs_fs *fs, struct stfs_handle *h
 /* Whether a file is read and written as a draft: its text means nothing before it is complete. */
 static bool wants_draft(const struct stfs_fs *fs, const struct stfs_handle *handle, int flags)
 {
+	const struct stfs_draft *draft = stfs_draft_find(fs, handle->ino);
 	bool writes = (flags & O_ACCMODE) != O_RDONLY;
 
-	if (stfs_draft_find(fs, handle->ino))
+	if (draft && draft->changed)
 		return true;
 	if (handle->ino == STFS_INO_METADATA || handle->form == STFS_FORM_SIDECAR)
 		return writes;

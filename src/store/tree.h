@@ -87,6 +87,7 @@ struct stfs_node_view {
 	uint32_t opens;
 	struct stfs_shard *shard; /* of its bytes as committed, or NULL */
 	bool typeless;     /* new, and without a type */
+	bool absorbed;     /* see stfs_tree_absorb() */
 	uint32_t id;       /* of the tensor that it is in the model, or STFS_NO_TENSOR */
 };
 /* False when there is no such node. */
@@ -192,6 +193,11 @@ int stfs_tree_create_hidden(struct stfs_tree *tree, uint32_t *node);
 /* Removes the tensor that has the name, with its type. -ENOENT. */
 int stfs_tree_remove(struct stfs_tree *tree, uint32_t name);
 int stfs_tree_remove_scratch(struct stfs_tree *tree, struct stfs_str file);
+/*
+ * Its bytes have become something else, under the name that the kernel has for it now: nobody finds it by that
+ * name, though it is open.
+ */
+void stfs_tree_absorb(struct stfs_tree *tree, uint32_t node);
 /* Forgets a type that was declared for a tensor that has not come. */
 void stfs_tree_undeclare(struct stfs_tree *tree, uint32_t name);
 
@@ -262,6 +268,7 @@ struct stfs_commit_request {
 	bool end;    /* the last one: nothing is left out, what fits no type goes in as bytes */
 	const uint32_t *nodes; /* borrowed: those that are asked for themselves */
 	size_t count;
+	bool *left_out; /* borrowed, or NULL: set for each of them that has changes which are not committed */
 };
 
 /* What was committed; owned. */

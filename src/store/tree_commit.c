@@ -457,6 +457,7 @@ static void keep_type(struct stfs_tree *tree, struct stfs_node *node)
 	struct stfs_typing_view view;
 
 	stfs_node_typing(tree, node, &view);
+	view.other_first = false;
 	dims = node->type || view.fit == STFS_FIT_NONE ? NULL : stfs_typing_dims(&view);
 	if (dims)
 		node->type = stfs_type_make(view.dtype, dims, view.rank, view.bytes);
@@ -635,6 +636,11 @@ static int begin(struct stfs_tree *tree, const struct stfs_commit_request *reque
 	if (r == 0)
 		r = stage(tree, err);
 	*refused = c.refused;
+	for (size_t i = 0; r == 0 && request->left_out && i < request->count; i++) {
+		const struct stfs_node *node = stfs_tree_get(tree, request->nodes[i]);
+
+		request->left_out[i] = node && !node->taking && stfs_node_linked(node) && stfs_node_changes(tree, node);
+	}
 	*anything = r == 0 && stfs_edit_pending(tree->edit) &&
 		    (tree->taking_count || tree->metadata_staged || fresh);
 	tree->committing = *anything;

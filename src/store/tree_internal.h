@@ -53,6 +53,7 @@ struct stfs_node {
 	uint16_t mode;
 	bool used : 1;
 	bool hidden : 1;   /* never had a name */
+	bool absorbed : 1; /* its bytes were taken for a text or an array: nobody finds it by name any more */
 	bool settled : 1;  /* its type fitted once: rows may be added */
 	bool detached : 1; /* all its bytes are in the spool: the model need not keep them */
 	bool mode_set : 1;

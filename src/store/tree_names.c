@@ -385,6 +385,17 @@ static void give_name(struct stfs_tree *tree, uint32_t number, uint32_t name)
 	n->declared = NULL;
 }
 
+void stfs_tree_absorb(struct stfs_tree *tree, uint32_t number)
+{
+	struct stfs_node *node;
+
+	stfs_tree_lock(tree);
+	node = stfs_tree_get(tree, number);
+	if (node)
+		node->absorbed = true;
+	stfs_tree_unlock(tree);
+}
+
 static void remove_node(struct stfs_tree *tree, uint32_t number)
 {
 	take_name(tree, &tree->nodes[number]);
@@ -535,6 +546,7 @@ static int inherit(struct stfs_tree *tree, struct stfs_node *node, struct stfs_n
 	stfs_node_typing(tree, old, &view);
 	if (view.fit == STFS_FIT_NONE)
 		return 0;
+	view.other_first = false; /* the type, not the rows that it had come to have */
 	dims = stfs_typing_dims(&view);
 	if (!dims)
 		return -ENOMEM;
