@@ -789,7 +789,7 @@ END_TEST
 START_TEST(a_lent_spool_becomes_the_rescue_file)
 {
 	const uint64_t block = 65536, at_p = STFS_SPOOL_HEADER + block, at_q = at_p + 3 * block, end = at_q + block;
-	const uint64_t len_p = 100000, len_q = 9000, len_z = 2 * block;
+	const uint64_t len_p = 100000, len_q = 9000, len_z = 2 * block, none = 0;
 	STFS_AUTO_FD int spool = open(root, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 	const struct stfs_piece q[] = {{spool, at_q, 5000}, {-1, 0, 1000}, {pool, 17, 1000}, {spool, at_p, 2000}};
 	const struct stfs_piece z[] = {{-1, 0, len_z}};
@@ -816,6 +816,7 @@ START_TEST(a_lent_spool_becomes_the_rescue_file)
 				       (struct stfs_source){spool, at_p, q, STFS_CHECK_COUNT(q)}, NULL), 0);
 	ck_assert_int_eq(stfs_edit_put(edit, str("z"), STFS_U8, &len_z, 1,
 				       (struct stfs_source){.pieces = z, .piece_count = 1}, NULL), 0);
+	ck_assert_int_eq(stfs_edit_put(edit, str("none"), STFS_U8, &none, 1, (struct stfs_source){spool, 0}, NULL), 0);
 	put_at(edit, "elsewhere", 33, 9);
 	ck_assert_int_eq(stfs_edit_rescue(edit, NULL), 0);
 	ck_assert_int_eq(stfs_edit_find(edit, str("p"), &t), 0);
