@@ -68,6 +68,7 @@ static void finish_node(struct stfs_tree *tree, struct stfs_taking *taking)
 		node->type = NULL;
 	}
 	node->settled |= !node->type;
+	node->rewritten &= node->content != NULL;
 }
 
 static void swapped(void *data, const struct stfs_model *fresh)

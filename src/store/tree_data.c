@@ -247,6 +247,7 @@ static int start_over(struct stfs_tree *tree, struct stfs_node *node)
 	fresh->staged = true;
 	node->content = fresh;
 	node->detached = false;
+	node->rewritten = true;
 	return 0;
 }
 

@@ -55,6 +55,7 @@ struct stfs_node {
 	bool hidden : 1;   /* never had a name */
 	bool absorbed : 1; /* its bytes were taken for a text or an array: nobody finds it by name any more */
 	bool settled : 1;  /* its type fitted once: rows may be added */
+	bool rewritten : 1; /* from its beginning, since it was committed: it may be half a copy */
 	bool detached : 1; /* all its bytes are in the spool: the model need not keep them */
 	bool mode_set : 1;
 	bool mtime_set;    /* under the stripe's lock */
