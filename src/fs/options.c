@@ -270,7 +270,7 @@ static int set_spool_limit(struct stfs_options *options, const char *value, stru
 
 	errno = 0;
 	bytes = strtoull(value, &end, 10);
-	unit = *end ? strchr(units, *end) : NULL;
+	unit = *end && end != value ? strchr(units, *end) : NULL;
 	if (unit) {
 		shift = 10 * (int)(unit - units + 1);
 		end++;

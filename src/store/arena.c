@@ -42,6 +42,7 @@ struct stfs_arena {
 	size_t count, cap;
 	uint64_t end;  /* blocks */
 	uint64_t used; /* blocks that are out */
+	_Atomic bool kept; /* the file has another life now */
 };
 
 /* ---- The file ---- */
@@ -349,11 +350,16 @@ int stfs_arena_take(struct stfs_arena *arena, uint64_t after, uint64_t wanted, u
 	return 0;
 }
 
+void stfs_arena_keep(struct stfs_arena *arena)
+{
+	arena->kept = true;
+}
+
 void stfs_arena_give_back(struct stfs_arena *arena, uint64_t first, uint64_t count)
 {
 	struct run run = {first, count, false};
 
-	if (!count)
+	if (!count || arena->kept)
 		return;
 	/* They are nobody else's yet, so this needs no lock. */
 	run.stale = stfs_io_fallocate(arena->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, stfs_arena_offset(first),

@@ -51,6 +51,9 @@ int stfs_arena_check_room(struct stfs_arena *arena, uint64_t bytes);
 /* Nobody reads or writes them any more; their room on the disk is freed. Any part of any run. */
 void stfs_arena_give_back(struct stfs_arena *arena, uint64_t first, uint64_t count);
 
+/* The file has become a rescue file: what is given back from now on stays in it. */
+void stfs_arena_keep(struct stfs_arena *arena);
+
 /*
  * Makes the file of a spool: without a name where the file system knows such files; else `*name`
  * is its name in the folder (".MODEL" and the suffix), the caller's to free, and the file is
