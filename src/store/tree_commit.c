@@ -358,6 +358,20 @@ int stfs_tree_commit(struct stfs_tree *tree, const struct stfs_commit_request *r
 	return sync_unsynced(tree, err);
 }
 
+/* The spool, with what is staged from it, becomes the rescue file. */
+static int keep_spool(struct stfs_tree *tree, struct stfs_err *err)
+{
+	bool lent = tree->arena_beside && stfs_arena_fd(tree->arena) >= 0;
+	int r;
+
+	if (lent)
+		stfs_edit_lend_spool(tree->edit, stfs_arena_fd(tree->arena), stfs_arena_end(tree->arena));
+	r = stfs_edit_rescue(tree->edit, err);
+	if (r == 0 && lent)
+		stfs_arena_leave(tree->arena);
+	return r;
+}
+
 int stfs_tree_rescue(struct stfs_tree *tree, struct stfs_err *err)
 {
 	const struct stfs_commit_request request = {.end = true};
@@ -371,11 +385,8 @@ int stfs_tree_rescue(struct stfs_tree *tree, struct stfs_err *err)
 	r = begin(tree, &request, &anything, &refused, err);
 	tree->committing = false;
 	stfs_tree_unlock(tree);
-	if (r == 0 && anything) {
-		if (tree->arena_beside && stfs_arena_fd(tree->arena) >= 0)
-			stfs_edit_lend_spool(tree->edit, stfs_arena_fd(tree->arena), stfs_arena_end(tree->arena));
-		r = stfs_edit_rescue(tree->edit, err);
-	}
+	if (r == 0 && anything)
+		r = keep_spool(tree, err);
 	stfs_tree_lock(tree);
 	stfs_takings_free(tree);
 	stfs_tree_unlock(tree);
