@@ -381,6 +381,10 @@ int stfs_tree_rescue(struct stfs_tree *tree, struct stfs_err *err)
 	if (!tree->edit || tree->stuck)
 		return 0;
 	stfs_tree_lock(tree);
+	/* Also what only waited for a commit to end. */
+	for (uint32_t i = 0; i < tree->node_count; i++)
+		if (tree->nodes[i].used && tree->nodes[i].name != STFS_NO_NUMBER && tree->nodes[i].content)
+			tree->nodes[i].content->staged = true;
 	tree->staged_any = true;
 	r = begin(tree, &request, &anything, &refused, err);
 	tree->committing = false;
