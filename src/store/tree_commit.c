@@ -137,9 +137,12 @@ static int evacuate(struct stfs_tree *tree, uint32_t number)
 		stfs_tree_release(tree);
 	}
 	stfs_tree_lock(tree);
-	tree->nodes[number].detached = r == 0;
-	if (r == 0)
-		keep_type(tree, &tree->nodes[number]);
+	node = &tree->nodes[number];
+	/* A scratch file may have become a tensor again meanwhile: its layer is drained. */
+	if (r == 0 && node->name == STFS_NO_NUMBER) {
+		node->detached = true;
+		keep_type(tree, node);
+	}
 	stfs_tree_unlock(tree);
 	return r;
 }
