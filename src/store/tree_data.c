@@ -178,12 +178,14 @@ static int write_in_place(struct stfs_tree *tree, struct stfs_node *node, const 
 {
 	uint64_t start;
 	uint32_t shard;
+	int r;
 
 	if (!stfs_tree_base_of(tree, node, &shard, &start))
 		return -EIO;
-	/* Set before: who syncs clears it first, and then syncs. */
+	r = stfs_io_write(tree->model->shards[shard].fd, bytes, len, start + offset);
+	/* Set afterwards: a sync that came in between has cleared it, and may have missed these bytes. */
 	atomic_store(&tree->unsynced[shard], true);
-	return stfs_io_write(tree->model->shards[shard].fd, bytes, len, start + offset);
+	return r;
 }
 
 static int write_layer(struct stfs_tree *tree, uint32_t number, const void *bytes, size_t len,
