@@ -222,6 +222,9 @@ int stfs_tree_write(struct stfs_tree *tree, uint32_t number, const void *bytes, 
 			pthread_mutex_unlock(stfs_tree_stripe(tree, number));
 			r = write_in_place(tree, node, bytes, len, offset);
 			pthread_mutex_lock(stfs_tree_stripe(tree, number));
+			/* A layer that was put over it meanwhile may have copied up what was there before. */
+			if (r == 0 && node->content)
+				r = write_layer(tree, number, bytes, len, offset);
 		} else {
 			r = write_layer(tree, number, bytes, len, offset);
 			staged = true;
