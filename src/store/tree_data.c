@@ -296,22 +296,24 @@ static int zero_layer(struct stfs_tree *tree, uint32_t number, uint64_t offset, 
 	struct stfs_node *node;
 	int r;
 
-	stfs_tree_hold(tree);
+	/* Exclusively: blocks are given back, which somebody may be reading. */
+	stfs_tree_lock(tree);
 	r = stfs_tree_may_change(tree);
 	node = stfs_tree_get(tree, number);
 	if (r == 0 && !node)
 		r = -EIO;
 	if (r == 0) {
-		pthread_mutex_lock(stfs_tree_stripe(tree, number));
 		if (!node->content || node->content->frozen || offset + len > node->content->size)
 			r = 1;
 		else
 			r = stfs_content_zero(node->content, &base, offset, len);
-		if (r == 0)
+		if (r == 0) {
+			node->content->staged |= tree->staged;
+			tree->staged_any = true;
 			stfs_node_touch(node);
-		pthread_mutex_unlock(stfs_tree_stripe(tree, number));
+		}
 	}
-	stfs_tree_release(tree);
+	stfs_tree_unlock(tree);
 	if (r == 0)
 		stfs_tree_tell(tree);
 	return r;
