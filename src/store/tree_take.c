@@ -14,8 +14,10 @@ void stfs_takings_free(struct stfs_tree *tree)
 	for (size_t i = 0; i < tree->taking_count; i++) {
 		free(tree->takings[i].name);
 		free(tree->takings[i].pieces);
-		if (tree->nodes[tree->takings[i].node].taking == &tree->takings[i])
-			tree->nodes[tree->takings[i].node].taking = NULL;
+		if (tree->nodes[tree->takings[i].node].taking != &tree->takings[i])
+			continue;
+		tree->nodes[tree->takings[i].node].taking = NULL;
+		stfs_tree_sweep(tree, tree->takings[i].node); /* it may have been removed meanwhile */
 	}
 	free(tree->takings);
 	tree->takings = NULL;
