@@ -260,7 +260,6 @@ static void take_back(struct stfs_tree *tree)
 			node->content->frozen = false;
 	}
 	tree->committing = false;
-	tree->staged_any = true;
 	tree->stuck = tree->stuck || stfs_edit_is_stuck(tree->edit);
 	if (!tree->stuck) { /* else what was written stays where reading finds it */
 		if (stfs_edit_revert(tree->edit, &why) < 0)
