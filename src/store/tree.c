@@ -519,6 +519,7 @@ void stfs_tree_close(struct stfs_tree *tree)
 	free(tree->nodes);
 	free(tree->free_nodes);
 	free(tree->names);
+	free(tree->free_names);
 	free(tree->hashed);
 	free(tree->texts);
 	free(tree->by_id);
