@@ -324,6 +324,8 @@ static int add_decoded(struct stfs_tree *tree, struct stfs_str stem, uint32_t *n
 	char *copy;
 	int r = stfs_name_decode(stem, &text);
 
+	if (r == 0 && stfs_str_is(stfs_buf_str(&text), "__metadata__"))
+		r = -EINVAL; /* no header can hold it, and so no commit that has it could be made */
 	if (r < 0)
 		return r;
 	copy = stfs_tree_copy_text(stfs_buf_str(&text));
