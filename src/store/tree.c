@@ -12,7 +12,7 @@
 #include "base/log.h"
 #include "format/metadata.h"
 #include "store/rescue.h"
-#include "store/tree_internal.h"
+#include "store/tree_pending.h"
 
 /* ---- Locks ---- */
 
@@ -514,6 +514,7 @@ void stfs_tree_close(struct stfs_tree *tree)
 {
 	if (!tree)
 		return;
+	stfs_takings_free(tree); /* of a commit that got stuck */
 	for (uint32_t i = 0; i < tree->node_count; i++)
 		if (tree->nodes[i].used)
 			free_node(&tree->nodes[i]);
@@ -525,11 +526,11 @@ void stfs_tree_close(struct stfs_tree *tree)
 	free(tree->nodes);
 	free(tree->free_nodes);
 	free(tree->names);
+	free(tree->free_names);
 	free(tree->hashed);
 	free(tree->texts);
 	free(tree->by_id);
 	free((void *)(uintptr_t)tree->unsynced);
-	free(tree->takings);
 	stfs_nametable_free(&tree->table);
 	stfs_nametable_free(&tree->digests);
 	stfs_metadata_free(&tree->metadata);
