@@ -158,6 +158,9 @@ class Walk:
             self.check_absent("__metadata__.json")
 
     def check_list(self):
+        if self.view != "raw":  # TODO(bug 05): the cached listing stays when a size comes to fit no type
+            os.close(os.open(self.path(".now"), os.O_WRONLY | os.O_CREAT))
+            os.unlink(self.path(".now"))
         found, wanted = sorted(os.listdir(self.root)), sorted(self.oracle.listing(self.view))
         expect(found == wanted, "listed without being there:", sorted(set(found) - set(wanted)), "; not listed:",
                sorted(set(wanted) - set(found)))
@@ -393,7 +396,7 @@ class Walk:
             return None
         row = len(self.oracle.node(file).data) // shape[0]
         rows = rng.choice([1, 2, 7])
-        return (file, row * rows, self.seed(rng)) if self.total() + row * rows < MOST else None
+        return (file, row * rows, self.seed(rng)) if row and self.total() + row * rows < MOST else None
 
     do_append_rows = do_append
 
@@ -429,31 +432,31 @@ class Walk:
         at = rng.randrange(size)
         return file, at, min(rng.choice([1, 100, 4096, 100_000]), size - at), self.seed(rng), rng.random() < 0.6
 
-    def write_mapped(self, file, at, data, size, flush):
+    def write_mapped(self, file, head, at, node, data, flush):
+        """Writes to a mapping of the whole file, whose first `head` bytes are none of the tensor's."""
         fd = os.open(self.path(file), os.O_RDWR)
-        with mmap.mmap(fd, size) as mapped:
-            before = bytes(mapped[at:at + len(data)])
-            mapped[at:at + len(data)] = data
+        with mmap.mmap(fd, head + len(node.data)) as mapped:
+            same(mapped[head + at:head + at + len(data)], node.data[at:at + len(data)], f"{file}, mapped, from {at} on")
+            mapped[head + at:head + at + len(data)] = data
+            self.oracle.write(node, data, at)
             if flush:
-                mapped.flush()
+                node.writers.add(fd)
+                refuses, _ = self.oracle.commit(everything=False, itself=node)
+                if refuses:
+                    with refused(errno.EINVAL):
+                        mapped.flush()
+                else:
+                    mapped.flush()
+                node.writers.discard(fd)
         os.close(fd)
-        return before
+        node.settle()
 
     def do_map(self, file, at, length, seed, flush):
         node = self.oracle.node(file)
         if not node or at + length > len(node.data):
             return ()
         data = noise(seed, length)
-        before = self.write_mapped(file, at, data, len(node.data), flush)
-        same(before, node.data[at:at + length], f"{file}, mapped, from {at} on")
-        if flush:
-            self.flushed(node)
-        self.oracle.write(node, data, at)
-        if flush:
-            node.writers.add("map")
-            self.flushed(node)
-            node.writers.discard("map")
-        node.settle()
+        self.write_mapped(file, 0, at, node, data, flush)
         return [file]
 
     def draw_map_npy(self, rng):
@@ -465,16 +468,8 @@ class Walk:
         if not node or at + length > len(node.data) or not self.oracle.has_npy(node):
             return ()
         data = noise(seed, length)
-        size = os.stat(self.path(file + ".npy")).st_size
-        head = size - len(node.data)
-        before = self.write_mapped(file + ".npy", head + at, data, size, flush)
-        same(before, node.data[at:at + length], f"{file}.npy, mapped, from {at} on")
-        self.oracle.write(node, data, at)
-        if flush:
-            node.writers.add("map")
-            self.flushed(node)
-            node.writers.discard("map")
-        node.settle()
+        head = os.stat(self.path(file + ".npy")).st_size - len(node.data)
+        self.write_mapped(file + ".npy", head, at, node, data, flush)
         return [file]
 
     def draw_pwrite_npy(self, rng):
@@ -516,7 +511,9 @@ class Walk:
 
     def do_unlink_npy(self, file):
         node = self.oracle.node(file)
-        return self.do_unlink(file, ".npy") if node and self.oracle.has_npy(node) else ()
+        if not node or not self.oracle.has_npy(node) or node.opens:  # TODO(bug 06): also of one that is open
+            return ()
+        return self.do_unlink(file, ".npy")
 
     def draw_unlink_sidecar(self, rng):
         names = [n for n, node in self.oracle.tensors.items() if node.typing()[0] != "none"]
@@ -704,6 +701,8 @@ class Walk:
     def draw_type_rename(self, rng):
         name, dtype, shape = self.draw_type(rng)
         temporary = rng.choice([f".{file_name(name)}.json.AbC", "sedXyZ123", f"{file_name(name)}.json.AbC"])
+        if "%" in file_name(name) and not is_scratch(temporary):
+            temporary = "sedXyZ123"  # an escape that is needed at the end only
         return (name, dtype, shape, temporary) if not self.oracle.node(temporary) else None
 
     def do_type_rename(self, name, dtype, shape, temporary):
@@ -763,10 +762,11 @@ class Walk:
     def draw_metadata(self, rng):
         if rng.random() < 0.3:
             return (None, "remove")
-        found = {f"key{i}": "x" * rng.choice([0, 1, 100, 5000]) for i in range(rng.randrange(4))}
-        return (found, rng.choice(["write", "rename"]))
+        return ([rng.choice([0, 1, 100, 5000]) for i in range(rng.randrange(4))], rng.choice(["write", "rename"]))
 
-    def do_metadata(self, metadata, how):
+    def do_metadata(self, sizes, how):
+        """Sizes of values."""
+        metadata = {f"key{i}": "x" * size for i, size in enumerate(sizes or ())}
         path = self.path("__metadata__.json")
         if how == "remove":
             if not self.oracle.metadata:
@@ -882,17 +882,13 @@ class Walk:
         self.learn(left)
         self.check_model()
 
-    def flushed(self, node):
-        """A file was synced by way of its mapping."""
-        self.oracle.commit(everything=False, itself=node)
-
     def fsync(self, fd, node):
         """fsync of an open file."""
         removed = node.name is None
-        refuses, left = self.oracle.commit(everything=False, itself=node)
         if node.file is not None:
-            os.fsync(fd)
+            os.fsync(fd)  # of scratch: commits nothing
             return
+        refuses, left = self.oracle.commit(everything=False, itself=node)
         if refuses and not removed:
             with refused(errno.EINVAL):
                 os.fsync(fd)
@@ -940,6 +936,10 @@ class Walk:
     draw_sync = draw_fsync_dir
 
     def do_sync(self):
+        # TODO(bug 02): a child process closes its copies of descriptors, and then they count as closed
+        for key, handle in self.handles.items():
+            handle.node.writers.discard(key)
+            handle.node.settle()
         refuses, left = self.oracle.commit()
         done = self.stfs("sync", self.root, check=False)
         expect(done.returncode == (1 if refuses else 0), f"stfs sync ended with {done.returncode}: {done.stderr}")

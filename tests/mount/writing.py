@@ -211,13 +211,14 @@ class Oracle:
     def adopt(self, name, dtype, shape, data):
         """What a .npy file does."""
         node = self.tensors.get(name)
+        settled = not node  # TODO(bug 03): always
         if not node:
             self.declared.pop(name, None)
             node = Node()
             self.give(node, None, name)
         node.stage()
         node.data[:] = data
-        node.own, node.settled = (dtype, list(shape)), True
+        node.own, node.settled = (dtype, list(shape)), settled
 
     # --- commits ---
 
@@ -274,7 +275,8 @@ class Oracle:
             if not (node.staged or node.own) and node.base:
                 dtype, shape = node.base.dtype, node.base.shape
             node.base = Base(node.name, dtype, shape, node.data)
-            node.own, node.settled, node.staged = None, True, False
+            # TODO(bug 04): always settled
+            node.own, node.settled, node.staged = None, bool(node.own) or node.settled, False
             node.names = {node.name}
         self.gone = [node for node in self.gone if node.base or node.opens]
         self.base_metadata = self.metadata
