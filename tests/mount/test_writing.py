@@ -28,7 +28,8 @@ WAYS = [
 def first_model(folder, sharded):
     tensors = {"a": ("F32", [40, 25], None), "b": ("BF16", [7, 3], None), "c": ("U8", [65537], None),
                "d": ("I64", [], None), "e.weight": ("F16", [512, 300], None), "f.bias": ("F4", [3, 8], None),
-               "g/h": ("BOOL", [0, 5], None), "i.json": ("C64", [4096], None), "k~": ("F8_E4M3", [10], None)}
+               "g/h": ("BOOL", [0, 5], None), "i.json": ("C64", [4096], None), "k~": ("F8_E4M3", [10], None),
+               "keep": ("F64", [2, 50], None)}
     if not sharded:
         return models.write_model(folder / "model/m.safetensors", tensors, {"format": "pt"})
     items = list(tensors.items())
