@@ -129,7 +129,10 @@ class Walk:
             self.check_absent(file + ".json")
         else:
             text = json.loads(self.read(file + ".json"))
-            expect((text["dtype"], text["shape"]) == (dtype, shape), f"{file}.json: {text}, not {dtype} {shape}")
+            found = text["dtype"], text["shape"]
+            if fit == "not" and self.automatic and shape:  # so many rows as the last commit had
+                found, shape = (found[0], found[1][1:]), shape[1:]
+            expect(found == (dtype, shape), f"{file}.json: {text}, not {dtype} {shape}")
         if node and self.oracle.has_npy(node):
             size = os.stat(self.path(file + ".npy")).st_size
             raw = self.read(file + ".npy")
@@ -890,6 +893,7 @@ class Walk:
         if not self.automatic:
             return
         unsure = set()
+        left = [*left, *(node for node in self.oracle.gone if node.opens)]
         again = True
         while again:
             again = False
