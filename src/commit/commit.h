@@ -19,7 +19,7 @@
  * before the record; when it is the only one, the rename is the commit, and there is no journal.
  *
  * Invariants, and their tests: C1 to C3 in crash/test_crash.c (one_file, two_shards, large_tensors,
- * late_reader), the others in unit/test_commit.c:
+ * late_reader), the others but C7 in unit/test_commit.c:
  *   C1  before the record is durable no byte of the old model changes, and its length is known.
  *   C2  after it the model, the new files beside it and the journal give the new model, whatever was
  *       written of the steps.
@@ -32,13 +32,17 @@
  *       a_journal_reaches_no_file_of_another_owner).
  *   C6  no name in a journal reaches outside of the model's folder (takes_no_name_that_leads_elsewhere,
  *       a_file_that_has_become_a_link_is_left_alone).
+ *   C7  at every moment but those in which readers are stopped, each tensor of the new model that is in a
+ *       file changed in place can be read where its `moves` say; for ever when the commit gets stuck, but
+ *       for a file of which a block shift failed (crash/test_readers.c: bytes_are_found_at_each_call,
+ *       bytes_are_found_when_a_commit_gets_stuck, readers_go_on_beside_commits).
  */
 #ifndef STFS_COMMIT_COMMIT_H
 #define STFS_COMMIT_COMMIT_H
 
 #include "base/buf.h"
 #include "base/err.h"
-#include "layout/layout.h"
+#include "layout/moves.h"
 
 /* Part of a tensor's bytes. */
 struct stfs_piece {
@@ -63,6 +67,19 @@ struct stfs_progress {
 	void *data;
 };
 
+/*
+ * For those who go on reading the files while they are changed. The thread that commits calls `stop`, which
+ * returns when nobody reads and nobody will until `go_on`; it does so for moments, in which it copies no
+ * tensor, when the record stands and then whenever bytes have moved.
+ */
+struct stfs_commit_hooks {
+	void *data;
+	void (*stop)(void *data);
+	void (*go_on)(void *data);
+	/* Between both, if any file is changed in place: the files' `moves` hold from here on. */
+	void (*recorded)(void *data);
+};
+
 /* One file that changes. */
 struct stfs_commit_file {
 	const char *name; /* borrowed: in the folder */
@@ -81,6 +98,11 @@ struct stfs_commit_file {
 	int (*header)(void *data, const struct stfs_plan *plan, struct stfs_buf *out,
 		      struct stfs_err *err);
 	void *data;
+	/*
+	 * Borrowed; with hooks, else NULL. Stays empty unless the file is changed in place; from
+	 * recorded() on it changes between stop and go_on only.
+	 */
+	struct stfs_moves *moves;
 
 	bool no_shift, no_clone; /* what turned out not to work on this file; kept for the next plan */
 
@@ -99,6 +121,7 @@ struct stfs_commit {
 	bool ignore_readers;
 	bool overwrite;         /* a new file may replace one that is there */
 	struct stfs_progress progress;
+	const struct stfs_commit_hooks *hooks; /* borrowed, or NULL: nobody reads on */
 
 	/* What came of it: */
 	bool readers;  /* another program has a file open */

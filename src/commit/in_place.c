@@ -173,12 +173,29 @@ static int describe_new(const struct stfs_commit_file *file, struct stfs_journal
 	return stfs_buf_add_str(&entry->header, stfs_buf_str(&file->text));
 }
 
+/* Where bytes are: as the record will find the file, with room for all that comes behind it. */
+static int begin_moves(const struct stfs_commit *commit)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < commit->count; i++) {
+		const struct stfs_commit_file *file = &commit->files[i];
+
+		if (!file->moves)
+			continue;
+		stfs_moves_free(file->moves);
+		if (stfs_commit_in_place(file))
+			r = stfs_moves_begin(file->moves, &file->plan, file->problem.file.length);
+	}
+	return r;
+}
+
 /* Everything up to the record and with it. */
 static int prepare(struct stfs_commit *commit, struct stfs_journal *journal)
 {
 	uint64_t marks = 0, spare = 0;
 	bool built = false;
-	int r = 0;
+	int r = begin_moves(commit);
 
 	for (size_t i = 0; r == 0 && i < commit->count; i++) {
 		struct stfs_commit_file *file = &commit->files[i];
@@ -291,12 +308,12 @@ static bool new_readers(struct stfs_commit *commit)
 
 /* Steps and header of one file; it is still refused by every loader afterwards. */
 static int finish_file(struct stfs_journal *journal, size_t number, int fd,
-		       struct stfs_commit *progress)
+		       struct stfs_commit *commit)
 {
 	struct stfs_journal_file *file = &journal->files[number];
 	uint64_t word = stfs_load_le64(file->header.data);
 	struct stat st;
-	int r = stfs_steps_run_marked(journal, number, fd, progress);
+	int r = stfs_steps_run_marked(journal, number, fd, commit);
 
 	if (r < 0)
 		return r;
@@ -346,7 +363,7 @@ static int rename_file(struct stfs_journal *journal, const struct stfs_journal_f
 	return temp ? stfs_io_rename(journal->folder_fd, temp, file->name, 0) : r;
 }
 
-int stfs_commit_finish(struct stfs_journal *journal, const int *fds, struct stfs_commit *progress)
+int stfs_commit_finish(struct stfs_journal *journal, const int *fds, struct stfs_commit *commit)
 {
 	bool renamed = false;
 	int r = 0;
@@ -354,7 +371,7 @@ int stfs_commit_finish(struct stfs_journal *journal, const int *fds, struct stfs
 	stfs_journal_give_back(journal);
 	for (size_t i = 0; r == 0 && i < journal->count; i++)
 		if (fds[i] >= 0)
-			r = finish_file(journal, i, fds[i], progress);
+			r = finish_file(journal, i, fds[i], commit);
 	for (size_t i = 0; r == 0 && i < journal->count; i++) {
 		if (journal->files[i].kind != STFS_JOURNAL_RENAME)
 			continue;
@@ -379,6 +396,20 @@ static int list_fds(const struct stfs_commit *commit, int **fds)
 	return 0;
 }
 
+/* Behind the poison: there is no way back, and no byte of the old files has been touched. */
+static void tell_recorded(const struct stfs_commit *commit)
+{
+	bool in_place = false;
+
+	for (size_t i = 0; i < commit->count; i++)
+		in_place |= stfs_commit_in_place(&commit->files[i]);
+	if (!commit->hooks || !in_place)
+		return;
+	stfs_commit_stop(commit);
+	commit->hooks->recorded(commit->hooks->data);
+	stfs_commit_go_on(commit);
+}
+
 int stfs_commit_journaled(struct stfs_commit *commit, struct stfs_err *err)
 {
 	STFS_AUTO_FREE int *fds = NULL;
@@ -401,6 +432,7 @@ int stfs_commit_journaled(struct stfs_commit *commit, struct stfs_err *err)
 		}
 	}
 	if (r == 0) {
+		tell_recorded(commit);
 		r = stfs_commit_finish(&journal, fds, commit);
 	} else if (!commit->recorded) {
 		back = take_back(commit, &journal);

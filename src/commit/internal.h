@@ -15,6 +15,18 @@ static inline bool stfs_commit_in_place(const struct stfs_commit_file *file)
 				  file->plan.kind == STFS_PLAN_IN_PLACE);
 }
 
+static inline void stfs_commit_stop(const struct stfs_commit *commit)
+{
+	if (commit && commit->hooks)
+		commit->hooks->stop(commit->hooks->data);
+}
+
+static inline void stfs_commit_go_on(const struct stfs_commit *commit)
+{
+	if (commit && commit->hooks)
+		commit->hooks->go_on(commit->hooks->data);
+}
+
 /* ---- abilities.c: what can be done with a file, found out on the file itself ---- */
 
 /* Fills problem.file but length and data_start. 0 or -errno. */
@@ -45,10 +57,10 @@ int stfs_commit_journaled(struct stfs_commit *commit, struct stfs_err *err);
 
 /*
  * What is to be done once the record stands and the length words are poisoned; after a crash again.
- * fds: of the journal's files that are changed in place, -1 for those that are finished. Removes
- * the journal.
+ * fds: of the journal's files that are changed in place, -1 for those that are finished. `commit` has
+ * the journal's files in their order; NULL in a recovery. Removes the journal.
  */
-int stfs_commit_finish(struct stfs_journal *journal, const int *fds, struct stfs_commit *progress);
+int stfs_commit_finish(struct stfs_journal *journal, const int *fds, struct stfs_commit *commit);
 
 /*
  * Looks for the new file of a RENAME entry, which stands ready under its temporary name, or in its

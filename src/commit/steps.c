@@ -9,6 +9,7 @@
 #include "base/arith.h"
 #include "base/cleanup.h"
 #include "base/io.h"
+#include "commit/internal.h"
 #include "format/header.h"
 
 /* What is copied in one call or through one buffer: small enough that progress is seen. */
@@ -226,9 +227,49 @@ static int poison_again(int fd, const struct stfs_step *step)
 	return stfs_io_write(fd, word, sizeof(word), 0);
 }
 
+static struct stfs_moves *moves_of(const struct stfs_commit *commit, size_t number)
+{
+	return commit ? commit->files[number].moves : NULL;
+}
+
+/*
+ * A step that leaves every byte that is wanted where it is until it is done: what it copies is read at its
+ * old place meanwhile, and what it overwrites was nobody's (W2).
+ */
+static int run_beside_readers(int fd, const struct stfs_step *step, size_t number,
+			      struct stfs_commit *commit)
+{
+	struct stfs_moves *moves = moves_of(commit, number);
+	int r = stfs_step_run(fd, fd, step, NULL, commit);
+
+	if (r < 0 || !moves)
+		return r;
+	stfs_commit_stop(commit);
+	stfs_moves_apply(moves, step);
+	stfs_commit_go_on(commit);
+	return 0;
+}
+
+/* Bytes are under way until it has returned. It copies nothing: the file has been synced. */
+static int run_without_readers(int fd, const struct stfs_step *step, size_t number,
+			       struct stfs_commit *commit)
+{
+	struct stfs_moves *moves = moves_of(commit, number);
+	int r;
+
+	stfs_commit_stop(commit);
+	r = stfs_step_run(fd, fd, step, NULL, commit);
+	if (r == 0 && moves)
+		stfs_moves_apply(moves, step);
+	else if (moves)
+		moves->lost = true;
+	stfs_commit_go_on(commit);
+	return r;
+}
+
 /* A block shift between two marks. */
 static int run_shift(struct stfs_journal *journal, size_t number, size_t next, int fd, bool begun,
-		     struct stfs_commit *progress)
+		     struct stfs_commit *commit)
 {
 	struct stfs_journal_file *file = &journal->files[number];
 	const struct stfs_step *step = &file->steps[next];
@@ -245,7 +286,7 @@ static int run_shift(struct stfs_journal *journal, size_t number, size_t next, i
 		stfs_extents_free(&map.extents);
 	}
 	if (r == 0 && !done)
-		r = stfs_step_run(fd, fd, step, NULL, progress);
+		r = run_without_readers(fd, step, number, commit);
 	if (r == 0)
 		r = poison_again(fd, step);
 	if (r == 0)
@@ -270,7 +311,7 @@ static int check_bounds(int fd, const struct stfs_step *step, uint64_t limit)
 }
 
 int stfs_steps_run_marked(struct stfs_journal *journal, size_t number, int fd,
-			  struct stfs_commit *progress)
+			  struct stfs_commit *commit)
 {
 	struct stfs_journal_file *file = &journal->files[number];
 	size_t since = file->marked ? file->next_step : 0;
@@ -283,7 +324,7 @@ int stfs_steps_run_marked(struct stfs_journal *journal, size_t number, int fd,
 			if (i > since)
 				r = stfs_io_sync(fd);
 			if (r == 0)
-				r = run_shift(journal, number, i, fd, begun, progress);
+				r = run_shift(journal, number, i, fd, begun, commit);
 			begun = false;
 			since = i + 1;
 			continue;
@@ -297,7 +338,7 @@ int stfs_steps_run_marked(struct stfs_journal *journal, size_t number, int fd,
 		if (r == 0)
 			r = check_bounds(fd, &file->steps[i], (uint64_t)st.st_size + GROWTH_MOST);
 		if (r == 0)
-			r = stfs_step_run(fd, fd, &file->steps[i], NULL, progress);
+			r = run_beside_readers(fd, &file->steps[i], number, commit);
 	}
 	if (r == 0 && since < file->step_count) {
 		r = stfs_io_sync(fd);

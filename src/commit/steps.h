@@ -31,10 +31,10 @@ uint64_t stfs_steps_marks_len(const struct stfs_step *steps, size_t count, size_
 
 /*
  * Runs the steps of journal file number `number` from its last mark on, on `fd`, with new marks
- * where they are needed and one at the end. After a crash, a shift that was begun is finished
- * first. Durable.
+ * where they are needed and one at the end. After a crash, when `commit` is NULL, a shift that was
+ * begun is finished first. Durable.
  */
 int stfs_steps_run_marked(struct stfs_journal *journal, size_t number, int fd,
-			  struct stfs_commit *progress);
+			  struct stfs_commit *commit);
 
 #endif

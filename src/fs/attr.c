@@ -38,7 +38,7 @@ static int stat_node(struct stfs_fs *fs, uint32_t number, struct stat *st, doubl
 {
 	struct stfs_node_view view;
 
-	if (!stfs_tree_node(fs->tree, number, &view) || (!view.linked && !view.opens))
+	if (!stfs_tree_node(fs->tree, number, &view) || (!view.linked && !view.opens) || view.absorbed)
 		return -ESTALE;
 	st->st_nlink = view.linked;
 	if (view.mode_set)
@@ -117,7 +117,7 @@ int stfs_fs_stat(struct stfs_fs *fs, fuse_ino_t ino, struct stat *st, double *ti
 			    /* cat, cp and Python read in blocks of this size (facts: a free gain). */
 			    .st_blksize = 1 << 20};
 	set_root_times(fs, st);
-	if (draft) { /* what is being written shows itself */
+	if (draft && draft->changed) { /* what is being written shows itself */
 		set_len(st, stfs_draft_len(fs, draft));
 		set_times(st, draft->mtime, draft->mtime);
 		return 0;

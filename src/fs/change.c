@@ -55,6 +55,16 @@ static int remove_sidecar(struct stfs_fs *fs, const struct stfs_target *target)
 	return 0;
 }
 
+/* The kernel's entry of the raw name, when the tensor goes by way of its .npy. */
+static void forget_raw_name(struct stfs_fs *fs, const struct stfs_target *target)
+{
+	char name[STFS_NAME_MAX + 1];
+
+	memcpy(name, target->stem.ptr, target->stem.len);
+	name[target->stem.len] = '\0';
+	stfs_notify_entry(fs->notify, name);
+}
+
 static int remove_npy(struct stfs_fs *fs, const struct stfs_target *target)
 {
 	bool draft;
@@ -65,6 +75,7 @@ static int remove_npy(struct stfs_fs *fs, const struct stfs_target *target)
 	if (target->node == STFS_NO_NUMBER)
 		return draft ? 0 : -ENOENT;
 	stfs_notify_attributes(fs->notify, stfs_fs_ino(target->node, STFS_FORM_RAW));
+	forget_raw_name(fs, target);
 	return stfs_tree_remove(fs->tree, target->name);
 }
 
@@ -143,6 +154,7 @@ static int read_text(struct stfs_fs *fs, uint32_t node, const struct stfs_node_v
 /* The source has done its duty. */
 static int remove_source(struct stfs_fs *fs, const struct stfs_target *from)
 {
+	stfs_tree_absorb(fs->tree, from->node);
 	return from->kind == STFS_FILE_SCRATCH ? stfs_tree_remove_scratch(fs->tree, from->file)
 					       : stfs_tree_remove(fs->tree, from->name);
 }
@@ -236,6 +248,11 @@ static int rename_to_tensor(struct stfs_fs *fs, const struct stfs_target *from, 
 		if (from->name != STFS_NO_NUMBER)
 			stfs_notify_pages(fs->notify, stfs_fs_ino(from->name, STFS_FORM_NPY));
 		stfs_notify_attributes(fs->notify, stfs_fs_ino(from->node, STFS_FORM_RAW));
+		/* The entries of its raw names are told by nobody: they lead nowhere from now on. */
+		if (from->kind == STFS_FILE_NPY && stfs_tree_renumber(fs->tree, from->node) < 0)
+			forget_raw_name(fs, from);
+		if (to->kind == STFS_FILE_NPY)
+			forget_raw_name(fs, to);
 	}
 	return r;
 }

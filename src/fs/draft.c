@@ -225,14 +225,28 @@ int stfs_draft_take_npy(struct stfs_fs *fs, uint32_t name, uint32_t *node, struc
 	return refuse(fs, name, STFS_FORM_NPY, r, &err);
 }
 
+/* Nobody finds it any more; who has it open goes on with it. */
+static void unlist(struct stfs_fs *fs, const struct stfs_draft *draft)
+{
+	struct stfs_draft **at = &fs->drafts;
+
+	while (*at && *at != draft)
+		at = &(*at)->next;
+	if (*at)
+		*at = draft->next;
+}
+
 static int take_npy(struct stfs_fs *fs, struct stfs_draft *draft)
 {
 	int r = stfs_draft_take_npy(fs, draft->name, &draft->node, &draft->header);
 
-	if (r < 0)
+	if (r < 0) {
 		stfs_buf_clear(&draft->header);
-	draft->taken = r == 0;
-	return r;
+		return r;
+	}
+	draft->taken = true;
+	unlist(fs, draft);
+	return 0;
 }
 
 int stfs_draft_take(struct stfs_fs *fs, struct stfs_draft *draft)
@@ -265,6 +279,7 @@ static int fill(struct stfs_fs *fs, struct stfs_draft *draft)
 	struct stfs_str text;
 	int r = 0;
 
+	stfs_buf_clear(&draft->text);
 	stfs_tree_hold(fs->tree);
 	if (draft->name == STFS_NO_NUMBER) {
 		if (stfs_tree_metadata(fs->tree, &text, &mtime))
@@ -315,6 +330,8 @@ int stfs_draft_open(struct stfs_fs *fs, fuse_ino_t ino, bool fresh, struct stfs_
 		r = make(fs, ino, fresh, &draft);
 	else if (fresh)
 		r = stfs_draft_resize(fs, draft, 0);
+	else if (!draft->changed && draft->form != STFS_FORM_NPY)
+		r = fill(fs, draft); /* the tensor may have got another type since */
 	if (r == 0) {
 		draft->users++;
 		draft->changed |= fresh;
@@ -326,7 +343,6 @@ int stfs_draft_open(struct stfs_fs *fs, fuse_ino_t ino, bool fresh, struct stfs_
 
 void stfs_draft_close(struct stfs_fs *fs, struct stfs_draft *draft)
 {
-	struct stfs_draft **at = &fs->drafts;
 	bool empty;
 
 	if (--draft->users)
@@ -338,9 +354,7 @@ void stfs_draft_close(struct stfs_fs *fs, struct stfs_draft *draft)
 		stfs_draft_refuse(fs, draft->name, draft->form, "nothing was written to it");
 	else
 		(void)stfs_draft_take(fs, draft); /* noted for .stfs */
-	while (*at != draft)
-		at = &(*at)->next;
-	*at = draft->next;
+	unlist(fs, draft);
 	if (draft->form == STFS_FORM_NPY) {
 		if (!draft->taken)
 			stfs_tree_end_writing(fs->tree, draft->node);

@@ -7,7 +7,8 @@
  *                                \----> refused (EINVAL): still a draft, the tensor is as it was
  *   written --last close------> taken over, or dropped with a line in .stfs
  *
- * A .npy that was taken over is the tensor from then on: what is still written goes there.
+ * A text that was taken over is the tensor's own again until more is written. A .npy that was taken over is
+ * the tensor from then on: what is still written goes there.
  */
 #ifndef STFS_FS_DRAFT_H
 #define STFS_FS_DRAFT_H

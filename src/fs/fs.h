@@ -60,6 +60,8 @@ struct stfs_fs {
 	mode_t file_mode;
 	_Atomic mode_t dir_mode, metadata_mode; /* as somebody has set them since the mount */
 	struct timespec mounted;
+	/* Files that were written and closed, but whose release has not come: or they are open elsewhere. */
+	_Atomic unsigned flushed;
 	_Atomic uint64_t listed; /* generation of the directory when it was listed last */
 	/* Set while INIT is answered, before any other request comes. */
 	_Atomic bool direct_io_mmap;

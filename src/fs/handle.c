@@ -60,6 +60,8 @@ static void let_go(struct stfs_fs *fs, struct stfs_handle *handle)
 	}
 	if (handle->node == STFS_NO_NUMBER)
 		return;
+	if (atomic_exchange(&handle->flushed, false))
+		atomic_fetch_sub(&fs->flushed, 1);
 	if (atomic_exchange(&handle->writing, false))
 		stfs_tree_end_writing(fs->tree, handle->node);
 	stfs_tree_closed(fs->tree, handle->node);
@@ -105,7 +107,7 @@ static int open_node(struct stfs_fs *fs, struct stfs_handle *handle, uint32_t no
 	struct stfs_node_view view;
 	int r;
 
-	if (!stfs_tree_node(fs->tree, node, &view) || (!view.linked && !view.opens))
+	if (!stfs_tree_node(fs->tree, node, &view) || (!view.linked && !view.opens) || view.absorbed)
 		return -ESTALE;
 	if (view.shard && !stfs_fs_writable(fs)) {
 		r = stfs_shard_check(view.shard);
@@ -177,9 +179,10 @@ static int open_status(fuse_req_t req, struct stfs_fs *fs, struct stfs_handle *h
 /* Whether a file is read and written as a draft: its text means nothing before it is complete. */
 static bool wants_draft(const struct stfs_fs *fs, const struct stfs_handle *handle, int flags)
 {
+	const struct stfs_draft *draft = stfs_draft_find(fs, handle->ino);
 	bool writes = (flags & O_ACCMODE) != O_RDONLY;
 
-	if (stfs_draft_find(fs, handle->ino))
+	if (draft && draft->changed)
 		return true;
 	if (handle->ino == STFS_INO_METADATA || handle->form == STFS_FORM_SIDECAR)
 		return writes;
@@ -413,8 +416,8 @@ void stfs_fs_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode
 /* ---- Closing ---- */
 
 /*
- * Every close(2) of a descriptor. What was written counts from here on, unless more is: the release comes
- * only later. Replies: 0; EINVAL (a text that does not parse), ENOMEM.
+ * Every close(2) of a descriptor, also of a copy that a child process had: that the file is closed only the
+ * release says, which comes a little later. Replies: 0; EINVAL (a text that does not parse), ENOMEM.
  */
 void stfs_fs_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
@@ -427,8 +430,8 @@ void stfs_fs_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		r = stfs_draft_take(fs, handle->draft);
 		pthread_mutex_unlock(&fs->drafts_lock);
 	}
-	if (handle->node != STFS_NO_NUMBER && atomic_exchange(&handle->writing, false))
-		stfs_tree_end_writing(fs->tree, handle->node);
+	if (atomic_load(&handle->writing) && !atomic_exchange(&handle->flushed, true))
+		atomic_fetch_add(&fs->flushed, 1);
 	fuse_reply_err(req, -r);
 }
 

@@ -21,7 +21,8 @@ struct stfs_handle {
 	struct stfs_draft *draft;   /* then it is read and written, and nothing else here counts */
 	struct stfs_text *text;     /* .npy header, sidecar, metadata or status: made at open; or NULL */
 	struct stfs_str made_up;    /* those bytes */
-	_Atomic bool writing;       /* counted by stfs_tree_begin_writing() */
+	_Atomic bool writing;       /* counted by stfs_tree_begin_writing(), until it is released */
+	_Atomic bool flushed;       /* a descriptor was closed and nothing written since: counted as such */
 	_Atomic uint64_t next;      /* where a sequential reader goes on */
 	_Atomic unsigned small;     /* small reads in sequence */
 };
@@ -34,6 +35,8 @@ static inline struct stfs_handle *stfs_handle_of(const struct fuse_file_info *fi
 /* Notes that the handle's file is being written, once. */
 static inline void stfs_handle_writes(struct stfs_fs *fs, struct stfs_handle *handle)
 {
+	if (atomic_exchange(&handle->flushed, false))
+		atomic_fetch_sub(&fs->flushed, 1);
 	if (!atomic_exchange(&handle->writing, true))
 		stfs_tree_begin_writing(fs->tree, handle->node);
 }

@@ -19,6 +19,11 @@ void stfs_notify_stop(struct stfs_notify *notify);
 void stfs_notify_pages(struct stfs_notify *notify, fuse_ino_t ino);
 /* Its attributes, at once: touches no page and takes no lock that a request could hold. */
 void stfs_notify_attributes(struct stfs_notify *notify, fuse_ino_t ino);
+/*
+ * That the entry `name` is another's now: a raw name whose tensor went by way of its .npy. Soon: the kernel
+ * holds the directory's lock until the request is answered.
+ */
+void stfs_notify_entry(struct stfs_notify *notify, const char *name);
 /* Waits until all is told that was to be told before. Not from a thread that answers requests. */
 void stfs_notify_drain(struct stfs_notify *notify);
 

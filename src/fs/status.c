@@ -187,8 +187,12 @@ int stfs_fs_status(struct stfs_fs *fs, struct stfs_buf *out)
 	static const char *const modes[] = {[STFS_TREE_RO] = "ro", [STFS_TREE_RW] = "rw", [STFS_TREE_COW] = "cow",
 					    [STFS_TREE_CREATE] = "create"};
 	const struct stfs_model *model;
+	char commit_error[1024] = "";
+	time_t when = 0;
 	const char *error;
 
+	if (fs->sync)
+		(void)stfs_sync_error(fs->sync, commit_error, sizeof(commit_error), &when);
 	stfs_buf_printf(out, "{\n  \"version\": \"%s\",\n  \"pid\": %d,\n  \"model\": ", STFS_VERSION,
 			(int)getpid());
 	put_path(out, fs->model_path);
@@ -210,10 +214,14 @@ int stfs_fs_status(struct stfs_fs *fs, struct stfs_buf *out)
 	error = last_error(fs);
 	stfs_tree_release(fs->tree);
 	stfs_buf_puts(out, "\n  ],\n  \"last_error\": ");
+	if (!error && *commit_error)
+		error = commit_error;
 	if (error)
-		stfs_json_quote(stfs_str_from(error), out);
+		put_path(out, error);
 	else
 		stfs_buf_puts(out, "null");
+	if (*commit_error)
+		stfs_buf_printf(out, ",\n  \"last_error_time\": %lld", (long long)when);
 	stfs_buf_puts(out, ",\n");
 	if (stfs_fs_writable(fs))
 		put_writing(fs, out);

@@ -7,12 +7,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/arith.h"
 #include "base/log.h"
 #include "format/sidecar.h"
 #include "fs/notify.h"
 
+/*
+ * Who copies a file and then syncs wants it in: its release is on its way to us, sent when it was closed. So
+ * long it is waited for; a file that is still open elsewhere never sends any.
+ */
+#define RELEASES_MS 100
 /* After a commit that failed by itself: not at once again. */
 #define RETRY_MS 30000
 
@@ -124,68 +130,91 @@ static void note_commit(struct stfs_sync *sync, const char *trigger, struct stfs
 	stfs_commit_report_free(report);
 }
 
-/* 0 or -errno; -EINVAL of a tensor that fits no type is no failure of the commit. */
+/* 0 or -errno; -EINVAL: all that can be is committed, but something that was asked for fits no type. */
 static int commit(struct stfs_sync *sync, const struct stfs_commit_request *request, const char *trigger)
 {
 	struct stfs_commit_report report;
 	struct stfs_err err = STFS_ERR_INIT;
 	int r = stfs_tree_commit(sync->fs->tree, request, &report, &err);
 
-	if (r < 0 && r != -EINVAL)
+	bool refused = r == 0 && report.refused;
+
+	if (r < 0) {
 		note_error(sync, trigger, &err);
-	else
-		note_commit(sync, trigger, &report);
-	if (r < 0 && r != -EINVAL)
 		stfs_commit_report_free(&report);
-	return r;
+		return r == -EINVAL ? -EIO : r;
+	}
+	note_commit(sync, trigger, &report);
+	return refused ? -EINVAL : 0;
 }
 
 /* ---- Waiters ---- */
 
-static struct stfs_commit_request request_of(struct waiter *waiters, uint32_t **nodes)
+/* What they ask for together; nodes and left_out are the caller's to free. */
+static int request_of(struct waiter *waiters, struct stfs_commit_request *request)
 {
-	struct stfs_commit_request request = {0};
 	size_t count = 0;
+	uint32_t *nodes;
 
+	*request = (struct stfs_commit_request){0};
 	for (struct waiter *w = waiters; w; w = w->next) {
-		request.all |= w->all;
+		request->all |= w->all;
 		count += w->node != STFS_NO_NUMBER;
 	}
-	*nodes = calloc(count ? count : 1, sizeof(**nodes));
-	for (struct waiter *w = waiters; *nodes && w; w = w->next)
+	request->nodes = nodes = calloc(count ? count : 1, sizeof(*nodes));
+	request->left_out = calloc(count ? count : 1, sizeof(*request->left_out));
+	if (!nodes || !request->left_out)
+		return -ENOMEM;
+	for (struct waiter *w = waiters; w; w = w->next)
 		if (w->node != STFS_NO_NUMBER)
-			(*nodes)[request.count++] = w->node;
-	request.nodes = *nodes;
-	return request;
+			nodes[request->count++] = w->node;
+	return 0;
 }
 
-static void answer(struct stfs_sync *sync, struct waiter *waiters, int r)
+/* What a waiter is told: who did not ask for what fits no type does not fail for it. */
+static int result_for(struct stfs_sync *sync, const struct waiter *waiter, bool left_out, int r)
+{
+	if (r == -EINVAL && !waiter->all)
+		r = 0;
+	if (r == 0 && left_out) /* or its name is in the model still that of a file that is being written */
+		r = stfs_tree_is_misfit(sync->fs->tree, waiter->node) ? -EINVAL : -EBUSY;
+	return r;
+}
+
+static void answer(struct stfs_sync *sync, struct waiter *waiters, const struct stfs_commit_request *request, int r)
 {
 	struct waiter *next;
+	size_t number = 0;
 
 	for (struct waiter *w = waiters; w; w = next) {
-		int own = r;
+		bool left_out = w->node != STFS_NO_NUMBER && request->left_out && request->left_out[number++];
 
 		next = w->next;
-		/* Who did not ask for what fits no type does not fail for it. */
-		if (r == -EINVAL && !w->all)
-			own = 0;
-		if (own == 0 && w->node != STFS_NO_NUMBER && stfs_tree_is_misfit(sync->fs->tree, w->node))
-			own = -EINVAL;
-		fuse_reply_err(w->req, -own);
+		fuse_reply_err(w->req, -result_for(sync, w, left_out, r));
 		free(w);
 	}
 }
 
+static void await_releases(const struct stfs_sync *sync)
+{
+	uint64_t until = now_ms() + RELEASES_MS;
+
+	while (atomic_load(&sync->fs->flushed) && now_ms() < until)
+		usleep(500);
+}
+
 static void serve(struct stfs_sync *sync, struct waiter *waiters)
 {
-	uint32_t *nodes;
-	struct stfs_commit_request request = request_of(waiters, &nodes);
-	int r = nodes ? commit(sync, &request, request.all ? "sync" : "fsync") : -ENOMEM;
+	struct stfs_commit_request request;
+	int r = request_of(waiters, &request);
 
-	free(nodes);
+	await_releases(sync);
+	if (r == 0)
+		r = commit(sync, &request, request.all ? "sync" : "fsync");
 	stfs_notify_drain(sync->fs->notify);
-	answer(sync, waiters, r);
+	answer(sync, waiters, &request, r);
+	free((void *)(uintptr_t)request.nodes);
+	free(request.left_out);
 }
 
 static void commit_alone(struct stfs_sync *sync, const char *why)
@@ -345,11 +374,15 @@ void stfs_sync_status(struct stfs_sync *sync, struct stfs_buf *out)
 		put_report(sync, out);
 	else
 		stfs_buf_puts(out, "null");
-	if (sync->error[0]) {
-		stfs_buf_puts(out, ",\n  \"last_commit_error\": ");
-		stfs_json_quote(stfs_str_from(sync->error), out);
-		stfs_buf_printf(out, ",\n  \"last_error_time\": %lld", (long long)sync->error_time);
-	}
 	stfs_buf_puts(out, ",\n");
 	pthread_mutex_unlock(&sync->lock);
+}
+
+bool stfs_sync_error(struct stfs_sync *sync, char *text, size_t size, time_t *when)
+{
+	pthread_mutex_lock(&sync->lock);
+	snprintf(text, size, "%s", sync->error);
+	*when = sync->error_time;
+	pthread_mutex_unlock(&sync->lock);
+	return *text != '\0';
 }

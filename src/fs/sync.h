@@ -25,7 +25,9 @@ void stfs_sync_free(struct stfs_sync *sync);
  */
 void stfs_sync_request(struct stfs_sync *sync, fuse_req_t req, bool all, uint32_t node);
 
-/* Appends the fields of .stfs about commits to `out`. The tree is not held. */
+/* Appends the fields of .stfs about the last commit to `out`. The tree is not held. */
 void stfs_sync_status(struct stfs_sync *sync, struct stfs_buf *out);
+/* Why the last attempt to commit failed, and when: false when it did not. */
+bool stfs_sync_error(struct stfs_sync *sync, char *text, size_t size, time_t *when);
 
 #endif

@@ -142,8 +142,7 @@ void stfs_edit_unload(struct stfs_edit *edit)
 	for (uint32_t i = 0; i < edit->shard_count; i++)
 		stfs_edit_free_pairs(&edit->shards[i]);
 	free(edit->shards);
-	if (!edit->spool_lent)
-		stfs_edit_close_spool(edit);
+	stfs_edit_close_spool(edit);
 	blank(edit);
 }
 
@@ -196,6 +195,7 @@ int stfs_edit_anew(const struct stfs_edit *edit, struct stfs_model *model, struc
 	*anew = *edit;
 	blank(anew);
 	anew->model = model;
+	anew->moves = NULL;
 	r = stfs_edit_load(anew);
 	if (r < 0)
 		stfs_edit_unload(anew);
@@ -213,21 +213,6 @@ int stfs_edit_revert(struct stfs_edit *edit, struct stfs_err *err)
 	stfs_edit_unload(&old);
 	stfs_model_close(stfs_steal_ptr(&edit->rescue));
 	return 0;
-}
-
-void stfs_edit_watch(struct stfs_edit *edit, const struct stfs_edit_hooks *hooks)
-{
-	edit->watched = hooks != NULL;
-	if (hooks)
-		edit->hooks = *hooks;
-}
-
-void stfs_edit_lend_spool(struct stfs_edit *edit, int fd, uint64_t end)
-{
-	assert(edit->spool < 0 || edit->spool_lent);
-	edit->spool_lent = true;
-	edit->spool = fd;
-	edit->spool_end = end;
 }
 
 static int by_order(const void *left, const void *right, void *data)
@@ -345,6 +330,8 @@ void stfs_edit_close(struct stfs_edit *edit)
 {
 	if (!edit)
 		return;
+	if (edit->model)
+		stfs_edit_free_moves(edit->moves, edit->model->shard_count);
 	stfs_edit_unload(edit);
 	stfs_model_close(edit->model);
 	stfs_model_close(edit->rescue);

@@ -9,30 +9,7 @@
 #include "base/cleanup.h"
 #include "store/edit_internal.h"
 
-/* One file of the commit while it is made. */
-struct part {
-	struct stfs_edit *edit;
-	uint32_t shard;
-	uint32_t *slots; /* owned: what the file will hold, in header order */
-	size_t count;
-	struct stfs_layout_item *items;        /* owned */
-	struct stfs_source *sources;           /* owned */
-	struct stfs_header_item *header_items; /* owned */
-	uint64_t *dims;                        /* owned: shapes of those that have none of their own */
-	struct stfs_header_pair *pairs;        /* owned array; strings are the shard's */
-	struct stfs_header_parts header;
-};
-
-struct commit_parts {
-	struct part *parts; /* owned */
-	size_t count;
-	struct stfs_buf index; /* owned: its new text */
-	bool has_index;
-	struct stfs_commit_file *files; /* owned; parts, then the index */
-	struct stfs_commit commit;
-};
-
-static void free_parts(struct commit_parts *all)
+static void free_parts(struct stfs_commit_parts *all)
 {
 	for (size_t i = 0; i < all->count; i++) {
 		free(all->parts[i].slots);
@@ -41,7 +18,9 @@ static void free_parts(struct commit_parts *all)
 		free(all->parts[i].header_items);
 		free(all->parts[i].dims);
 		free(all->parts[i].pairs);
+		free(all->parts[i].written);
 	}
+	stfs_edit_free_moves(all->moves, all->moves_count);
 	free(all->parts);
 	stfs_buf_free(&all->index);
 	stfs_commit_free(&all->commit);
@@ -49,7 +28,7 @@ static void free_parts(struct commit_parts *all)
 }
 
 /* The slots of the shard; those that another shard shadows stay what they are. */
-static int collect(struct part *part, size_t *ranks)
+static int collect(struct stfs_part *part, size_t *ranks)
 {
 	struct stfs_edit *edit = part->edit;
 
@@ -81,7 +60,7 @@ static struct stfs_str entry_text(const struct stfs_edit *edit, const struct stf
 }
 
 /* Item and entry of one slot; the shape goes to `dims` when it has none of its own. */
-static void describe_slot(struct part *part, size_t i, uint64_t **dims)
+static void describe_slot(struct stfs_part *part, size_t i, uint64_t **dims)
 {
 	const struct stfs_edit *edit = part->edit;
 	const struct stfs_slot *slot = &edit->slots[part->slots[i]];
@@ -105,7 +84,7 @@ static void describe_slot(struct part *part, size_t i, uint64_t **dims)
 				     stfs_slot_tensor(edit, slot)->begin;
 }
 
-static int describe_pairs(struct part *part)
+static int describe_pairs(struct stfs_part *part)
 {
 	struct stfs_edit_shard *shard = &part->edit->shards[part->shard];
 	int r = stfs_edit_load_metadata(part->edit, part->shard);
@@ -125,7 +104,7 @@ static int describe_pairs(struct part *part)
 }
 
 /* Tensors that stand before __metadata__ in the new header. */
-static size_t metadata_index(const struct part *part)
+static size_t metadata_index(const struct stfs_part *part)
 {
 	const struct stfs_edit *edit = part->edit;
 	const struct stfs_header *header = edit->model ? edit->model->shards[part->shard].header : NULL;
@@ -139,7 +118,7 @@ static size_t metadata_index(const struct part *part)
 }
 
 /* Fills a part; its places are not known yet. */
-static int make_part(struct part *part)
+static int make_part(struct stfs_part *part)
 {
 	size_t ranks = 0, room;
 	uint64_t *dims;
@@ -168,7 +147,7 @@ static int make_part(struct part *part)
 static int write_header(void *data, const struct stfs_plan *plan, struct stfs_buf *out,
 			struct stfs_err *err)
 {
-	struct part *part = data;
+	struct stfs_part *part = data;
 	size_t at = out->len;
 	int r;
 
@@ -181,7 +160,7 @@ static int write_header(void *data, const struct stfs_plan *plan, struct stfs_bu
 }
 
 /* Bytes that the text needs at most, and what it needs when every tensor stays where it is. */
-static int measure_header(struct part *part, struct stfs_layout_problem *problem, struct stfs_err *err)
+static int measure_header(struct stfs_part *part, struct stfs_layout_problem *problem, struct stfs_err *err)
 {
 	STFS_AUTO_BUF struct stfs_buf text = STFS_BUF_INIT;
 	uint64_t total = 0;
@@ -212,7 +191,7 @@ static int measure_header(struct part *part, struct stfs_layout_problem *problem
 	return r;
 }
 
-static int make_file(struct part *part, struct stfs_commit_file *file, struct stfs_err *err)
+static int make_file(struct stfs_part *part, struct stfs_commit_file *file, struct stfs_err *err)
 {
 	const struct stfs_edit *edit = part->edit;
 	const struct stfs_shard *shard = edit->model ? &edit->model->shards[part->shard] : NULL;
@@ -297,7 +276,7 @@ static uint64_t total_size(const struct stfs_edit *edit)
 }
 
 /* The new text of the index, when it has to change. */
-static int make_index(struct stfs_edit *edit, struct commit_parts *all, struct stfs_err *err)
+static int make_index(struct stfs_edit *edit, struct stfs_commit_parts *all, struct stfs_err *err)
 {
 	STFS_AUTO_FREE struct stfs_index_change *changes = NULL;
 	STFS_AUTO_FREE uint32_t *heir = NULL;
@@ -373,22 +352,22 @@ static int keep_metadata(struct stfs_edit *edit)
 	return r;
 }
 
-static int make_parts(struct stfs_edit *edit, struct commit_parts *all, struct stfs_err *err)
+static int make_parts(struct stfs_edit *edit, struct stfs_commit_parts *all, struct stfs_err *err)
 {
 	int r = 0;
 
-	*all = (struct commit_parts){0};
+	*all = (struct stfs_commit_parts){.edit = edit};
 	all->parts = calloc(edit->shard_count, sizeof(*all->parts));
 	all->files = calloc(edit->shard_count + 1, sizeof(*all->files));
 	if (!all->parts || !all->files)
 		return -ENOMEM;
 	r = keep_metadata(edit);
 	for (uint32_t i = 0; r == 0 && i < edit->shard_count; i++) {
-		struct part *part = &all->parts[all->count];
+		struct stfs_part *part = &all->parts[all->count];
 
 		if (!edit->shards[i].dirty && !edit->compact)
 			continue;
-		*part = (struct part){.edit = edit, .shard = i};
+		*part = (struct stfs_part){.edit = edit, .shard = i};
 		all->count++;
 		r = make_part(part);
 		if (r == 0)
@@ -419,7 +398,7 @@ void stfs_edit_result_free(struct stfs_edit_result *result)
 	*result = (struct stfs_edit_result){0};
 }
 
-static int fill_result(const struct stfs_edit *edit, const struct commit_parts *all,
+static int fill_result(const struct stfs_edit *edit, const struct stfs_commit_parts *all,
 		       struct stfs_edit_result *result)
 {
 	if (!result)
@@ -453,7 +432,7 @@ static int fill_result(const struct stfs_edit *edit, const struct commit_parts *
 
 int stfs_edit_plan(struct stfs_edit *edit, struct stfs_edit_result *result, struct stfs_err *err)
 {
-	struct commit_parts all;
+	struct stfs_commit_parts all;
 	int r = make_parts(edit, &all, err), filled = 0;
 
 	if (r == 0)
@@ -468,23 +447,11 @@ int stfs_edit_plan(struct stfs_edit *edit, struct stfs_edit_result *result, stru
 
 /* ---- Afterwards ---- */
 
-static void stop(const struct stfs_edit *edit)
-{
-	if (edit->watched)
-		edit->hooks.stop(edit->hooks.data);
-}
-
-static void go_on(const struct stfs_edit *edit)
-{
-	if (edit->watched)
-		edit->hooks.go_on(edit->hooks.data);
-}
-
 /*
  * Opens the model as it is now. The locks pass on: what is open stays open, through duplicates,
  * until the new handle has it.
  */
-static int open_fresh(const struct stfs_edit *edit, const struct commit_parts *all,
+static int open_fresh(const struct stfs_edit *edit, const struct stfs_commit_parts *all,
 		      struct stfs_model **fresh, struct stfs_err *err)
 {
 	STFS_AUTO_FREE struct stfs_given *given = calloc(edit->shard_count + 1, sizeof(*given));
@@ -514,7 +481,7 @@ static int open_fresh(const struct stfs_edit *edit, const struct commit_parts *a
 }
 
 /* All that may fail is done before readers are stopped, and all that takes long. */
-static int reopen(struct stfs_edit *edit, const struct commit_parts *all, struct stfs_err *err)
+static int reopen(struct stfs_edit *edit, const struct stfs_commit_parts *all, struct stfs_err *err)
 {
 	struct stfs_model *fresh = NULL;
 	struct stfs_edit anew, old;
@@ -527,28 +494,11 @@ static int reopen(struct stfs_edit *edit, const struct commit_parts *all, struct
 		stfs_model_close(fresh);
 		return r;
 	}
-	stop(edit);
 	old = *edit;
-	*edit = anew;
-	if (edit->watched && edit->hooks.swapped)
-		edit->hooks.swapped(edit->hooks.data, fresh);
-	go_on(edit);
+	stfs_edit_swap(edit, &anew);
+	stfs_edit_free_moves(old.moves, old.shard_count);
 	stfs_edit_unload(&old);
 	stfs_model_close(old.model);
-	return 0;
-}
-
-bool stfs_edit_written(const struct stfs_edit *edit, struct stfs_str name, uint32_t *shard,
-		       uint64_t *offset)
-{
-	return false;
-}
-
-int stfs_edit_where(const struct stfs_edit *edit, uint32_t shard, uint64_t offset, uint64_t most,
-		    uint64_t *now, uint64_t *len)
-{
-	*now = offset;
-	*len = most;
 	return 0;
 }
 
@@ -568,13 +518,15 @@ static int check_shards(const struct stfs_edit *edit, struct stfs_err *err)
 	return 0;
 }
 
-static int run(struct stfs_edit *edit, struct commit_parts *all, const struct stfs_progress *progress,
+static int run(struct stfs_edit *edit, struct stfs_commit_parts *all, const struct stfs_progress *progress,
 	       struct stfs_edit_result *result, struct stfs_err *err)
 {
 	int r = check_shards(edit, err);
 
 	if (r == 0)
 		r = make_parts(edit, all, err);
+	if (r == 0)
+		r = stfs_edit_prepare_readers(all);
 	if (progress)
 		all->commit.progress = *progress;
 	if (r == 0)
@@ -596,7 +548,7 @@ static int run(struct stfs_edit *edit, struct commit_parts *all, const struct st
 int stfs_edit_commit(struct stfs_edit *edit, const struct stfs_progress *progress,
 		     struct stfs_edit_result *result, struct stfs_err *err)
 {
-	struct commit_parts all = {0};
+	struct stfs_commit_parts all = {0};
 	int r;
 
 	if (result)

@@ -67,6 +67,13 @@ struct stfs_edit {
 	bool metadata_changed; /* by an edit; then the pairs of every shard are loaded */
 	bool watched;
 	struct stfs_edit_hooks hooks; /* of watched */
+	/*
+	 * Owned: where the bytes of each file are, from recorded() to swapped(), and for ever when the
+	 * commit got stuck between. NULL: where they were. Readers look at it in other threads: it and
+	 * what is behind it change between stop and go_on only.
+	 */
+	struct stfs_moves *moves;
+	const struct stfs_commit_parts *recorded; /* in the hook of that name */
 };
 
 /* ---- edit.c ---- */
@@ -101,6 +108,48 @@ void stfs_edit_sort_slots(struct stfs_edit *edit, uint32_t *numbers, size_t coun
 /* Slots in header order. 0 or -ENOMEM. */
 int stfs_edit_make_view(struct stfs_edit *edit);
 void stfs_edit_touch(struct stfs_edit *edit, uint32_t shard);
+
+/* ---- edit_commit.c ---- */
+
+/* One file of the commit while it is made. */
+struct stfs_part {
+	struct stfs_edit *edit;
+	uint32_t shard;
+	uint32_t *slots; /* owned: what the file will hold, in header order */
+	size_t count;
+	struct stfs_layout_item *items;        /* owned */
+	struct stfs_source *sources;           /* owned */
+	struct stfs_header_item *header_items; /* owned */
+	uint64_t *dims;                        /* owned: shapes of those that have none of their own */
+	struct stfs_header_pair *pairs;        /* owned array; strings are the shard's */
+	struct stfs_header_parts header;
+	uint64_t *written; /* owned; with hooks: for stfs_edit_written(), or STFS_NOT_WRITTEN */
+};
+
+/* A commit. */
+struct stfs_commit_parts {
+	struct stfs_part *parts; /* owned */
+	size_t count;
+	struct stfs_buf index; /* owned: its new text */
+	bool has_index;
+	struct stfs_commit_file *files; /* owned; parts, then the index */
+	struct stfs_commit commit;
+	struct stfs_edit *edit;
+	struct stfs_commit_hooks hooks;
+	struct stfs_moves *moves; /* owned until they are in force; one a file of the model */
+	uint32_t moves_count;
+};
+
+/* ---- edit_readers.c ---- */
+
+#define STFS_NOT_WRITTEN UINT64_MAX
+
+/* Has a commit that is about to run tell readers, if there are any. 0 or -ENOMEM. */
+int stfs_edit_prepare_readers(struct stfs_commit_parts *all);
+/* *anew takes the place of *edit, with readers stopped; what *edit was is the caller's to free. */
+void stfs_edit_swap(struct stfs_edit *edit, const struct stfs_edit *anew);
+/* Frees maps, one a file of the model. */
+void stfs_edit_free_moves(struct stfs_moves *moves, uint32_t count);
 
 /* ---- edit_metadata.c ---- */
 

@@ -19,9 +19,10 @@
 static const char *const keys[] = {"stfs.remove", "stfs.rename", "stfs.retype", "stfs.metadata"};
 enum { KEY_REMOVE, KEY_RENAME, KEY_RETYPE, KEY_METADATA, KEY_COUNT };
 
+/* An empty tensor has no place, wherever its source points. */
 static bool is_spooled(const struct stfs_edit *edit, const struct stfs_slot *slot)
 {
-	return !slot->source.pieces && slot->source.fd == edit->spool;
+	return slot->len && !slot->source.pieces && slot->source.fd == edit->spool;
 }
 
 bool stfs_edit_needs_rescue(const struct stfs_edit *edit)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The spool: bytes that are staged and have no file of their own, in one file without a name. */
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -40,8 +41,18 @@ int stfs_edit_name_spool(struct stfs_edit *edit, const char *name)
 	return r;
 }
 
+void stfs_edit_lend_spool(struct stfs_edit *edit, int fd, uint64_t end)
+{
+	assert(edit->spool < 0 || edit->spool_lent);
+	edit->spool_lent = true;
+	edit->spool = fd;
+	edit->spool_end = end;
+}
+
 void stfs_edit_close_spool(struct stfs_edit *edit)
 {
+	if (edit->spool_lent)
+		return;
 	if (edit->spool_name)
 		(void)stfs_io_unlink(edit->folder_fd, edit->spool_name);
 	free(stfs_steal_ptr(&edit->spool_name));

@@ -217,7 +217,8 @@ bool stfs_tree_node(struct stfs_tree *tree, uint32_t number, struct stfs_node_vi
 		return false;
 	*view = (struct stfs_node_view){.scratch = node->scratch != NULL, .linked = stfs_node_linked(node),
 					.name = node->name, .mode = node->mode, .mode_set = node->mode_set,
-					.opens = node->opens, .id = node->id};
+					.opens = node->opens, .id = node->id,
+					.absorbed = node->absorbed};
 	if (node->scratch)
 		view->file = stfs_str_from(node->scratch);
 	if (node->id != STFS_NO_TENSOR && stfs_model_tensor(tree->model, node->id, &ref)) {

@@ -87,6 +87,7 @@ struct stfs_node_view {
 	uint32_t opens;
 	struct stfs_shard *shard; /* of its bytes as committed, or NULL */
 	bool typeless;     /* new, and without a type */
+	bool absorbed;     /* see stfs_tree_absorb() */
 	uint32_t id;       /* of the tensor that it is in the model, or STFS_NO_TENSOR */
 };
 /* False when there is no such node. */
@@ -192,6 +193,11 @@ int stfs_tree_create_hidden(struct stfs_tree *tree, uint32_t *node);
 /* Removes the tensor that has the name, with its type. -ENOENT. */
 int stfs_tree_remove(struct stfs_tree *tree, uint32_t name);
 int stfs_tree_remove_scratch(struct stfs_tree *tree, struct stfs_str file);
+/*
+ * Its bytes have become something else, under the name that the kernel has for it now: nobody finds it by that
+ * name, though it is open.
+ */
+void stfs_tree_absorb(struct stfs_tree *tree, uint32_t node);
 /* Forgets a type that was declared for a tensor that has not come. */
 void stfs_tree_undeclare(struct stfs_tree *tree, uint32_t name);
 
@@ -200,6 +206,11 @@ void stfs_tree_undeclare(struct stfs_tree *tree, uint32_t name);
  * `keep` when there is one; -ENOENT when the node is not linked.
  */
 int stfs_tree_rename(struct stfs_tree *tree, uint32_t node, uint32_t name, bool keep);
+/*
+ * The tensor of a node that nobody has open gets another node, and nobody finds it by the old one: when it was
+ * renamed by a name that was not the node's. -EBUSY when it is open, -ENOMEM.
+ */
+int stfs_tree_renumber(struct stfs_tree *tree, uint32_t node);
 int stfs_tree_rename_scratch(struct stfs_tree *tree, uint32_t node, struct stfs_str file, bool keep);
 
 /* A type that somebody asks for; `bytes` is what a tensor of it has. */
@@ -257,6 +268,7 @@ struct stfs_commit_request {
 	bool end;    /* the last one: nothing is left out, what fits no type goes in as bytes */
 	const uint32_t *nodes; /* borrowed: those that are asked for themselves */
 	size_t count;
+	bool *left_out; /* borrowed, or NULL: set for each of them that has changes which are not committed */
 };
 
 /* What was committed; owned. */
@@ -267,12 +279,12 @@ struct stfs_commit_report {
 	struct stfs_buf names; /* JSON objects, separated by commas: the first 100 */
 	struct stfs_buf as_bytes; /* JSON strings, separated by commas: tensors that became U8 */
 	size_t listed;
+	bool refused; /* something that was asked for fits no type and was left out; `err` names it */
 };
 void stfs_commit_report_free(struct stfs_commit_report *report);
 
 /*
- * Commits; one thread at a time. 0, also when there was nothing to commit; -EINVAL with `err` when
- * something that was asked for fits no type (the rest is committed); -EROFS when the tree is stuck;
+ * Commits; one thread at a time. 0, also when there was nothing to commit; -EROFS when the tree is stuck;
  * another -errno with everything still pending. In place of a commit with nothing staged, the files
  * that were written to are synced.
  */

@@ -56,7 +56,9 @@ static int take(struct collecting *c, uint32_t number, unsigned changes)
 		stfs_err_set(c->err, -EINVAL, STFS_NO_POSITION, "tensor \"%s\": %s",
 			     stfs_quote(stfs_tree_text(tree, node->name), quoted), verdict.waits);
 	}
-	if (verdict.waits)
+	if (verdict.old_type)
+		changes &= ~(unsigned)STFS_CHANGE_RETYPED;
+	if (verdict.waits || !changes)
 		return 0;
 	*taking = (struct stfs_taking){.node = number, .id = node->id, .changes = changes,
 				       .serial = node->type ? node->type->serial : 0,
@@ -81,11 +83,22 @@ static struct stfs_str name_of(const struct stfs_taking *taking)
 	return stfs_str_slice(taking->name, taking->name_len);
 }
 
+/* Whether a tensor that was replaced by another file has to stay, because that file is left out. */
+static bool is_needed(const struct stfs_tree *tree, const struct stfs_taking *taking)
+{
+	struct stfs_str was = stfs_model_name_of(tree->model, taking->id);
+	uint32_t heir = stfs_tree_named(tree, stfs_tree_lookup(tree, was));
+
+	return heir != STFS_NO_NUMBER && !tree->nodes[heir].taking;
+}
+
 /* Whether the name that it wants is another's in the model, who keeps it. */
 static bool is_blocked(const struct stfs_tree *tree, const struct stfs_taking *taking)
 {
 	uint32_t id = taking->name && tree->model ? stfs_model_find(tree->model, name_of(taking)) : STFS_NO_TENSOR;
 
+	if (!taking->name)
+		return is_needed(tree, taking);
 	return id != STFS_NO_TENSOR && tree->by_id[id] != taking->node && !tree->nodes[tree->by_id[id]].taking;
 }
 
@@ -401,8 +414,8 @@ static void finish_node(struct stfs_tree *tree, struct stfs_taking *taking)
 	if (node->type && node->type->serial == taking->serial) {
 		stfs_type_free(node->type);
 		node->type = NULL;
-		node->settled = true;
 	}
+	node->settled |= !node->type;
 }
 
 static void swapped(void *data, const struct stfs_model *fresh)
@@ -431,10 +444,24 @@ static void swapped(void *data, const struct stfs_model *fresh)
 		atomic_store(&tree->unsynced[i], true);
 	for (size_t i = 0; i < tree->taking_count; i++)
 		stfs_tree_sweep(tree, tree->takings[i].node);
+	tree->generation++; /* types were given */
 	tree->committing = false;
 }
 
 /* ---- Before and after ---- */
+
+/* What the model tells of a tensor's type, once it is no longer there. */
+static void keep_type(struct stfs_tree *tree, struct stfs_node *node)
+{
+	STFS_AUTO_FREE uint64_t *dims = NULL;
+	struct stfs_typing_view view;
+
+	stfs_node_typing(tree, node, &view);
+	view.other_first = false;
+	dims = node->type || view.fit == STFS_FIT_NONE ? NULL : stfs_typing_dims(&view);
+	if (dims)
+		node->type = stfs_type_make(view.dtype, dims, view.rank, view.bytes);
+}
 
 /* The bytes of a tensor that is removed but in use go to the spool. */
 static int evacuate(struct stfs_tree *tree, uint32_t number)
@@ -458,6 +485,8 @@ static int evacuate(struct stfs_tree *tree, uint32_t number)
 	}
 	stfs_tree_lock(tree);
 	tree->nodes[number].detached = r == 0;
+	if (r == 0)
+		keep_type(tree, &tree->nodes[number]);
 	stfs_tree_unlock(tree);
 	return r;
 }
@@ -585,6 +614,13 @@ static void take_back(struct stfs_tree *tree)
 	stfs_tree_unlock(tree);
 }
 
+static void drop_metadata(struct stfs_tree *tree)
+{
+	tree->metadata_staged = false;
+	stfs_metadata_free(&tree->metadata);
+	tree->metadata = (struct stfs_metadata){0};
+}
+
 /* Collects and stages: whether there is anything to commit. */
 static int begin(struct stfs_tree *tree, const struct stfs_commit_request *request, bool *anything, bool *refused,
 		 struct stfs_err *err)
@@ -600,8 +636,16 @@ static int begin(struct stfs_tree *tree, const struct stfs_commit_request *reque
 	if (r == 0)
 		r = stage(tree, err);
 	*refused = c.refused;
-	*anything = r == 0 && (tree->taking_count || tree->metadata_staged || fresh);
+	for (size_t i = 0; r == 0 && request->left_out && i < request->count; i++) {
+		const struct stfs_node *node = stfs_tree_get(tree, request->nodes[i]);
+
+		request->left_out[i] = node && !node->taking && stfs_node_linked(node) && stfs_node_changes(tree, node);
+	}
+	*anything = r == 0 && stfs_edit_pending(tree->edit) &&
+		    (tree->taking_count || tree->metadata_staged || fresh);
 	tree->committing = *anything;
+	if (r == 0 && !*anything && !tree->taking_count)
+		drop_metadata(tree); /* it is what the model has */
 	return r;
 }
 
@@ -633,11 +677,8 @@ static int run(struct stfs_tree *tree, struct stfs_commit_report *report, struct
 	stfs_tree_lock(tree);
 	say_as_bytes(tree);
 	free_takings(tree);
-	if (metadata && tree->metadata_edits == metadata_edits) {
-		tree->metadata_staged = false;
-		stfs_metadata_free(&tree->metadata);
-		tree->metadata = (struct stfs_metadata){0};
-	}
+	if (metadata && tree->metadata_edits == metadata_edits)
+		drop_metadata(tree);
 	stfs_tree_unlock(tree);
 	return 0;
 }
@@ -669,8 +710,8 @@ int stfs_tree_commit(struct stfs_tree *tree, const struct stfs_commit_request *r
 	r = drain(tree);
 	if (r < 0)
 		return stfs_err_errno(err, r, "%s: writing what came during the commit", tree->path);
-	r = sync_unsynced(tree, err);
-	return r < 0 ? r : refused ? -EINVAL : 0;
+	report->refused = refused;
+	return sync_unsynced(tree, err);
 }
 
 int stfs_tree_rescue(struct stfs_tree *tree, struct stfs_err *err)

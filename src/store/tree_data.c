@@ -196,6 +196,8 @@ static int write_layer(struct stfs_tree *tree, uint32_t number, const void *byte
 	int r = stfs_tree_layer(tree, number, tree->staged || grows);
 
 	atomic_store(&tree->staged_any, true);
+	/* Its type may fit no more, or again: .npy and .json come and go with that. */
+	tree->generation += grows;
 	return r < 0 ? r : stfs_content_write(node->content, &base, bytes, len, offset);
 }
 
@@ -267,6 +269,7 @@ int stfs_tree_resize(struct stfs_tree *tree, uint32_t number, uint64_t len, bool
 		if (r == 0)
 			stfs_node_touch(node);
 		tree->staged_any = true;
+		tree->generation++;
 	}
 	stfs_tree_unlock(tree);
 	if (r == 0)

@@ -53,6 +53,7 @@ struct stfs_node {
 	uint16_t mode;
 	bool used : 1;
 	bool hidden : 1;   /* never had a name */
+	bool absorbed : 1; /* its bytes were taken for a text or an array: nobody finds it by name any more */
 	bool settled : 1;  /* its type fitted once: rows may be added */
 	bool detached : 1; /* all its bytes are in the spool: the model need not keep them */
 	bool mode_set : 1;
@@ -109,7 +110,7 @@ struct stfs_tree {
 	char *texts;      /* owned: of the names as opened */
 	uint32_t *by_id;  /* owned: the node of each tensor of the model */
 	uint32_t scratches; /* how many nodes are scratch */
-	uint64_t generation;
+	_Atomic uint64_t generation;
 	_Atomic bool staged_any; /* something may be pending */
 	bool committing, stuck;
 	struct stfs_taking *takings; /* owned: of the commit under way, or of one that got stuck */

@@ -385,6 +385,17 @@ static void give_name(struct stfs_tree *tree, uint32_t number, uint32_t name)
 	n->declared = NULL;
 }
 
+void stfs_tree_absorb(struct stfs_tree *tree, uint32_t number)
+{
+	struct stfs_node *node;
+
+	stfs_tree_lock(tree);
+	node = stfs_tree_get(tree, number);
+	if (node)
+		node->absorbed = true;
+	stfs_tree_unlock(tree);
+}
+
 static void remove_node(struct stfs_tree *tree, uint32_t number)
 {
 	take_name(tree, &tree->nodes[number]);
@@ -535,6 +546,7 @@ static int inherit(struct stfs_tree *tree, struct stfs_node *node, struct stfs_n
 	stfs_node_typing(tree, old, &view);
 	if (view.fit == STFS_FIT_NONE)
 		return 0;
+	view.other_first = false; /* the type, not the rows that it had come to have */
 	dims = stfs_typing_dims(&view);
 	if (!dims)
 		return -ENOMEM;
@@ -569,6 +581,38 @@ int stfs_tree_rename(struct stfs_tree *tree, uint32_t number, uint32_t name, boo
 	stfs_tree_unlock(tree);
 	if (r == 0)
 		stfs_tree_tell(tree);
+	return r;
+}
+
+int stfs_tree_renumber(struct stfs_tree *tree, uint32_t number)
+{
+	struct stfs_node *old, *node;
+	uint32_t fresh;
+	int r = 0;
+
+	stfs_tree_lock(tree);
+	old = stfs_tree_get(tree, number);
+	if (!old || old->opens || old->writers)
+		r = -EBUSY;
+	fresh = r == 0 ? stfs_tree_new_node(tree) : STFS_NO_NUMBER;
+	if (r == 0 && fresh == STFS_NO_NUMBER)
+		r = -ENOMEM;
+	if (r == 0) {
+		old = &tree->nodes[number];
+		node = &tree->nodes[fresh];
+		*node = *old;
+		node->lookups = 0;
+		*old = (struct stfs_node){.name = STFS_NO_NUMBER, .id = STFS_NO_TENSOR, .used = true,
+					  .lookups = old->lookups};
+		if (node->name != STFS_NO_NUMBER)
+			tree->names[node->name].node = fresh;
+		if (node->id != STFS_NO_TENSOR)
+			tree->by_id[node->id] = fresh;
+		if (node->taking)
+			node->taking->node = fresh;
+		stfs_tree_sweep(tree, number);
+	}
+	stfs_tree_unlock(tree);
 	return r;
 }
 
@@ -646,6 +690,7 @@ int stfs_tree_adopt(struct stfs_tree *tree, uint32_t name, uint32_t *number, uin
 		stfs_type_free(node->type);
 		node->type = stfs_steal_ptr(&type);
 		node->settled = false;
+		stfs_node_settle(tree, node);
 		stfs_node_touch(node);
 		changed(tree);
 	}

@@ -63,13 +63,12 @@ static void judge_type(struct stfs_tree *tree, const struct stfs_node *node, boo
 		verdict->as_bytes = true;
 	else if (view.fit == STFS_FIT_NONE)
 		verdict->waits = "no type yet";
-	else if (view.fit == STFS_FIT_NOT && end && changes == STFS_CHANGE_RETYPED)
-		verdict->waits = "a type that does not fit"; /* the old one stays, with all bytes */
+	else if (view.fit == STFS_FIT_NOT && end && !(changes & (STFS_CHANGE_NEW | STFS_CHANGE_REPLACED)))
+		verdict->old_type = true; /* its bytes are as they were */
 	else if (view.fit == STFS_FIT_NOT && end)
 		verdict->as_bytes = true;
 	else if (view.fit == STFS_FIT_NOT)
 		say_misfit(&view, stfs_node_len(tree, node), verdict);
-	/* A shape alone that does not fit is none of a renaming's business: the name waits with it. */
 }
 
 void stfs_node_judge(struct stfs_tree *tree, uint32_t number, unsigned changes,
@@ -79,7 +78,7 @@ void stfs_node_judge(struct stfs_tree *tree, uint32_t number, unsigned changes,
 	bool itself = is_asked(request, number), asked = request->all || request->end || itself;
 
 	verdict->waits = NULL;
-	verdict->misfit = verdict->as_bytes = false;
+	verdict->misfit = verdict->as_bytes = verdict->old_type = false;
 	if (changes == STFS_CHANGE_REMOVED) {
 		if ((node->opens || node->scratch) && !node->detached && !request->end)
 			verdict->waits = "still open";

@@ -9,6 +9,7 @@ struct stfs_verdict {
 	const char *waits; /* it is left out, and why; may be `text` */
 	bool misfit;       /* because it fits no type */
 	bool as_bytes;     /* it goes in as U8 [n] */
+	bool old_type;     /* the type that was asked for is dropped */
 	char text[256];
 };
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What test_layout.c tests with: random models and edits, and a file simulated as an array that knows
+ * What test_layout.c and test_moves.c test with: random models and edits, and a file simulated as an array that knows
  * of each byte whose it is. A plan is carried out step by step, what is wrong is counted by kind.
  */
 #ifndef STFS_TESTS_UNIT_LAYOUT_SIMULATOR_H
@@ -49,6 +49,8 @@ struct world {
 	uint64_t old_len, now_len, cap, most_len;
 	uint64_t copied; /* bytes that the steps have written */
 	unsigned faults[FAULTS];
+	/* Of a plan in place: called with the first `done` steps done, at the record and behind it. */
+	void (*watch)(const struct world *w, const struct stfs_plan *plan, size_t done);
 };
 
 static uint64_t state; /* of the random numbers, set by each case */
@@ -287,8 +289,14 @@ static void carry_out(struct world *w, const struct stfs_plan *plan)
 		fault_if(w, FAULT_ORDER, in_place && i >= plan->before && s->kind == STFS_STEP_WRITE);
 		if (!in_place && i)
 			fault_if(w, FAULT_ORDER, s->to < s[-1].to + s[-1].len);
+		if (w->watch && in_place && i == plan->before)
+			w->watch(w, plan, i);
 		run_step(w, s, in_place ? w->now : w->old, in_place);
+		if (w->watch && in_place && i >= plan->before)
+			w->watch(w, plan, i + 1);
 	}
+	if (w->watch && in_place && plan->before == plan->count)
+		w->watch(w, plan, plan->count);
 }
 
 /* ---- The checks ---- */

@@ -477,6 +477,40 @@ START_TEST(marks_stand_where_steps_could_not_be_run_again)
 }
 END_TEST
 
+/* More than one buffer holds, of a file and of zeros; one piece is empty. */
+START_TEST(writes_begin_and_end_inside_pieces)
+{
+	STFS_AUTO_FD int from = memfd_create("from", MFD_CLOEXEC), to = memfd_create("to", MFD_CLOEXEC);
+	const struct stfs_piece pieces[] = {{from, 100, 5000}, {-1, 0, 3000}, {from, 9000, 0}, {-1, 0, 1},
+					    {from, 7000, 2500000}, {-1, 0, 1200000}, {from, 0, 77}};
+	const struct stfs_source source = {.fd = -1, .pieces = pieces, .piece_count = STFS_CHECK_COUNT(pieces)};
+	const size_t size = 3 << 20;
+	STFS_AUTO_FREE unsigned char *bytes = malloc(size), *whole = calloc(1, 2 * size), *got = malloc(2 * size);
+	uint64_t len = 0;
+
+	for (size_t i = 0; i < size; i++)
+		bytes[i] = (unsigned char)(1 + i * 2654435761u % 255);
+	ck_assert_int_eq(pwrite(from, bytes, size, 0), (ssize_t)size);
+	for (size_t i = 0; i < STFS_CHECK_COUNT(pieces); len += pieces[i++].len)
+		if (pieces[i].fd >= 0)
+			memcpy(whole + len, bytes + pieces[i].offset, pieces[i].len);
+	for (int i = 0; i < 60; i++) {
+		uint64_t begin = i ? below(2) ? below(9000) : below(len) : 0, most = len - begin;
+		struct stfs_step step = {STFS_STEP_WRITE, 0, begin, 1 + below(5000),
+					 i ? below(3) ? stfs_min_u64(most, below(9000)) : below(most + 1) : most};
+
+		memset(got, 0xaa, 2 * size);
+		ck_assert_int_eq(pwrite(to, got, 2 * size, 0), (ssize_t)(2 * size));
+		ck_assert_int_eq(stfs_step_run(to, to, &step, &source, NULL), 0);
+		ck_assert_int_eq(pread(to, got, 2 * size, 0), (ssize_t)(2 * size));
+		ck_assert_msg(memcmp(got + step.to, whole + begin, step.len) == 0 && got[step.to - 1] == 0xaa &&
+				      got[step.to + step.len] == 0xaa,
+			      "%" PRIu64 " bytes from %" PRIu64 " on", step.len, begin);
+	}
+	ck_assert_int_eq(stfs_copy_source(&source, len - 10, to, 0, 11, NULL), -ENODATA);
+}
+END_TEST
+
 START_TEST(a_shift_always_needs_a_mark)
 {
 	struct stfs_step steps[2] = {{.kind = STFS_STEP_COPY, .from = 0, .to = 8192, .len = 10},
@@ -1325,7 +1359,7 @@ int main(void)
 	const TTest *const steps[] = {
 		marks_stand_where_steps_could_not_be_run_again, a_shift_always_needs_a_mark,
 		marks_keep_to_the_room_reserved_for_them, marks_follow_what_they_say,
-		an_insert_at_the_front_is_poisoned_again,
+		an_insert_at_the_front_is_poisoned_again, writes_begin_and_end_inside_pieces,
 	};
 	const TTest *const journals[] = {
 		a_journal_is_read_as_it_was_written, a_flipped_byte_of_a_journal_is_seen,

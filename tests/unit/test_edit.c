@@ -15,7 +15,7 @@
 #include "base/cleanup.h"
 #include "base/io.h"
 #include "base/siphash.h"
-#include "store/edit.h"
+#include "store/edit_internal.h"
 #include "store/rescue.h"
 
 #define M "m.safetensors"
@@ -785,6 +785,133 @@ START_TEST(a_rescue_file_keeps_what_was_staged)
 }
 END_TEST
 
+/* The spool of a mount: what is in it stays, what is in pieces or elsewhere comes behind. */
+START_TEST(a_lent_spool_becomes_the_rescue_file)
+{
+	const uint64_t block = 65536, at_p = STFS_SPOOL_HEADER + block, at_q = at_p + 3 * block, end = at_q + block;
+	const uint64_t len_p = 100000, len_q = 9000, len_z = 2 * block, none = 0;
+	STFS_AUTO_FD int spool = open(root, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	const struct stfs_piece q[] = {{spool, at_q, 5000}, {-1, 0, 1000}, {pool, 17, 1000}, {spool, at_p, 2000}};
+	const struct stfs_piece z[] = {{-1, 0, len_z}};
+	STFS_AUTO_BUF struct stfs_buf staged = STFS_BUF_INIT;
+	STFS_AUTO_BUF struct stfs_buf now = STFS_BUF_INIT;
+	struct stfs_edit_tensor t;
+	struct stfs_edit *edit;
+	enum stfs_recovered what;
+	char bytes[65536];
+
+	ck_assert_int_ge(spool, 0);
+	for (uint64_t i = 0; i < 5; i++) {
+		ck_assert_int_eq(pread(pool, bytes, block, (off_t)(1000 * i)), block);
+		ck_assert_int_eq(pwrite(spool, bytes, block, (off_t)(STFS_SPOOL_HEADER + i * block)), block);
+	}
+	make_model();
+	edit = open_edit(M, 0);
+	stfs_edit_lend_spool(edit, spool, end);
+	put_at(edit, "dropped", 33, 9);
+	ck_assert_int_eq(stfs_edit_revert(edit, NULL), 0);
+	ck_assert_int_eq(stfs_edit_put(edit, str("p"), STFS_U8, &len_p, 1, (struct stfs_source){spool, at_p}, NULL), 0);
+	ck_assert(stfs_edit_needs_rescue(edit));
+	ck_assert_int_eq(stfs_edit_put(edit, str("q"), STFS_U8, &len_q, 1,
+				       (struct stfs_source){spool, at_p, q, STFS_CHECK_COUNT(q)}, NULL), 0);
+	ck_assert_int_eq(stfs_edit_put(edit, str("z"), STFS_U8, &len_z, 1,
+				       (struct stfs_source){.pieces = z, .piece_count = 1}, NULL), 0);
+	ck_assert_int_eq(stfs_edit_put(edit, str("none"), STFS_U8, &none, 1, (struct stfs_source){spool, 0}, NULL), 0);
+	put_at(edit, "elsewhere", 33, 9);
+	ck_assert_int_eq(stfs_edit_rescue(edit, NULL), 0);
+	ck_assert_int_eq(stfs_edit_find(edit, str("p"), &t), 0);
+	ck_assert(t.fd == spool && t.offset == at_p);
+	say_edit(edit, &staged);
+	stfs_edit_close(edit);
+	ck_assert_int_eq(pread(spool, bytes, 1, 0), 1); /* it is still ours */
+	ck_assert_uint_eq(litter(), 1);
+	ck_assert_int_eq(stfs_recover(at(M), 0, &what, NULL), 0);
+	ck_assert_int_eq(what, STFS_RECOVERED_RESCUED);
+	ck_assert_uint_eq(litter(), 0);
+	ck_assert_str_eq(say_model(M, &now), staged.data);
+}
+END_TEST
+
+/* ---- Dropping what is staged ---- */
+
+static void stage_much(struct stfs_edit *edit)
+{
+	const struct stfs_edit_pair rename = {str("c"), str("e")};
+	const uint64_t dims[] = {1250, 4}, len = 5000;
+	struct stfs_source source;
+	uint64_t spooled;
+
+	ck_assert_int_eq(stfs_edit_spool(edit, pool, len, &source, &spooled, NULL), 0);
+	ck_assert_int_eq(stfs_edit_put(edit, str("p"), STFS_U8, &len, 1, source, NULL), 0);
+	put_at(edit, "d", 77, 9);
+	ck_assert_int_eq(stfs_edit_remove(edit, str("b"), NULL), 0);
+	ck_assert_int_eq(stfs_edit_rename(edit, &rename, 1, false, NULL), 0);
+	ck_assert_int_eq(stfs_edit_retype(edit, str("a"), STFS_I8, dims, 2, NULL), 0);
+	ck_assert_int_eq(stfs_edit_set(edit, str("k"), str("v"), NULL), 0);
+	ck_assert_int_eq(stfs_edit_compact(edit, NULL), 0);
+}
+
+START_TEST(a_revert_drops_what_is_staged)
+{
+	STFS_AUTO_BUF struct stfs_buf before = STFS_BUF_INIT;
+	STFS_AUTO_BUF struct stfs_buf now = STFS_BUF_INIT;
+	struct stfs_edit *edit;
+
+	make_model();
+	edit = open_edit(M, STFS_EDIT_MAP);
+	say_edit(edit, &before);
+	for (int i = 0; i < 2; i++) {
+		stage_much(edit);
+		ck_assert(stfs_edit_pending(edit));
+		ck_assert_int_eq(stfs_edit_revert(edit, NULL), 0);
+		ck_assert(!stfs_edit_pending(edit));
+		ck_assert_str_eq(say_edit(edit, &now), before.data);
+		ck_assert_int_eq(lseek(pool, 0, SEEK_SET), 0);
+	}
+	commit(edit, M);
+	ck_assert_str_eq(say_model(M, &now), before.data);
+	/* Edits upon it are as upon any other. */
+	stage_much(edit);
+	commit(edit, M);
+	ck_assert(stfs_edit_model(edit)->shards[0].mapping.mapped);
+	stfs_edit_close(edit);
+	/* A model that is not there yet is still to be made. */
+	edit = create("n.safetensors");
+	put_at(edit, "x", 10, 1);
+	ck_assert_int_eq(stfs_edit_revert(edit, NULL), 0);
+	ck_assert(stfs_edit_pending(edit));
+	put_at(edit, "y", 10, 1);
+	commit(edit, "n.safetensors");
+	stfs_edit_close(edit);
+}
+END_TEST
+
+/* A rescue file that was taken up can be taken up again. */
+START_TEST(a_revert_drops_what_was_taken_up)
+{
+	STFS_AUTO_BUF struct stfs_buf staged = STFS_BUF_INIT;
+	STFS_AUTO_BUF struct stfs_buf now = STFS_BUF_INIT;
+	struct stfs_edit *edit;
+
+	make_model();
+	edit = open_edit(M, 0);
+	stage_much(edit);
+	ck_assert_int_eq(stfs_edit_rescue(edit, NULL), 0);
+	stfs_edit_close(edit);
+	edit = open_edit(M, 0);
+	for (int i = 0; i < 2; i++) {
+		ck_assert_int_eq(stfs_edit_revert(edit, NULL), 0);
+		ck_assert_int_eq(stfs_edit_take_up(edit, NULL), 1);
+		say_edit(edit, i ? &now : &staged);
+	}
+	ck_assert_str_eq(now.data, staged.data);
+	ck_assert_int_eq(stfs_edit_commit(edit, NULL, NULL, NULL), 0);
+	ck_assert_int_eq(stfs_edit_end_rescue(edit, NULL), 0);
+	stfs_edit_close(edit);
+	ck_assert_str_eq(say_model(M, &now), staged.data);
+}
+END_TEST
+
 START_TEST(a_shard_may_lose_its_last_tensor_and_a_model_not)
 {
 	STFS_AUTO_BUF struct stfs_buf before = STFS_BUF_INIT;
@@ -1417,7 +1544,8 @@ int main(void)
 		the_header_keeps_order_unknown_keys_and_the_place_of_metadata, tensors_of_every_type_and_size,
 		names_of_any_bytes, metadata_is_set_and_removed, the_index_follows_the_shards,
 		a_plan_leaves_the_metadata_of_all_shards, a_journal_of_a_shard_alone_holds_the_model_back,
-		a_rescue_file_keeps_what_was_staged,
+		a_rescue_file_keeps_what_was_staged, a_lent_spool_becomes_the_rescue_file,
+		a_revert_drops_what_is_staged, a_revert_drops_what_was_taken_up,
 		a_shard_may_lose_its_last_tensor_and_a_model_not, a_tolerant_commit_closes_holes,
 		the_guard_holds_back_what_is_shared, a_model_is_created, the_spool_takes_pipes_and_says_what_is_missing,
 		ten_thousand_small_tensors, a_dry_run_changes_nothing, a_commit_of_nothing_does_nothing,
