@@ -6,6 +6,7 @@ edit after the other on both; each is a tuple of plain values, so that a walk ca
 part: an edit whose files are not there does nothing.
 """
 import ctypes
+import errno
 import io
 import json
 import random
@@ -55,6 +56,7 @@ class Node:
         self.writers = set()          # the handles that have written
         self.opens = set()
         self.names = set()            # since the last commit that is known to have taken it
+        self.bare = False             # somebody has removed its .json: its type goes with it
 
     def type(self):
         if self.own:
@@ -106,7 +108,7 @@ class Oracle:
 
     def __init__(self, tensors, metadata, direct=True):
         self.direct = direct
-        self.declared, self.scratch = {}, {}
+        self.declared, self.scratch = {}, {}  # of names without a tensor: (dtype, shape, settled)
         self.gone = []  # nodes that were removed and are still in the model, or open
         self.load(tensors, metadata)
 
@@ -143,8 +145,9 @@ class Oracle:
         node.names.add(name)
         self.tensors[name] = node
         declared = self.declared.pop(name, None)
+        node.bare = False
         if declared and not node.own and not node.base:
-            node.own, node.settled = declared, False
+            node.own, node.settled = declared[:2], declared[2]
 
     def take(self, node):
         if node.name is not None:
@@ -158,20 +161,34 @@ class Oracle:
         self.give(node, file, name)
         return node
 
-    def remove(self, node):
+    def replace(self, node):
+        """Another has its name now."""
         self.take(node)
         self.gone.append(node)
+
+    def remove(self, node):
+        """Its sidecar stays, unless it was removed before."""
+        name, (fit, dtype, shape) = node.name, node.typing()
+        if name is not None and fit != "none" and not node.bare:
+            self.declared[name] = (dtype, shape, node.settled)
+        self.replace(node)
+
+    def remove_sidecar(self, name):
+        node = self.tensors.get(name)
+        if node:
+            node.bare = True
+        else:
+            del self.declared[name]
 
     def rename(self, node, file, name):
         old = self.tensors.get(name) if name is not None else self.scratch.get(file)
         if old is node:
             return
         if old and name is not None and not node.own and not node.base:
-            fit, dtype, shape = old.typing()
-            if fit != "none":
-                node.own, node.settled = (dtype, shape), old.settled
+            if old.type():
+                node.own, node.settled = old.type(), old.settled
         if old:
-            self.remove(old)
+            self.replace(old)
         self.take(node)
         self.give(node, file, name)
 
@@ -199,8 +216,9 @@ class Oracle:
     def declare(self, name, dtype, shape):
         node = self.tensors.get(name)
         if not node:
-            self.declared[name] = (dtype, list(shape))
+            self.declared[name] = (dtype, list(shape), False)
             return
+        node.bare = False
         base = node.base
         if base and base.dtype == dtype and base.shape == list(shape):
             node.own, node.settled = None, True
@@ -211,14 +229,13 @@ class Oracle:
     def adopt(self, name, dtype, shape, data):
         """What a .npy file does."""
         node = self.tensors.get(name)
-        settled = not node  # TODO(bug 03): always
         if not node:
             self.declared.pop(name, None)
             node = Node()
             self.give(node, None, name)
         node.stage()
         node.data[:] = data
-        node.own, node.settled = (dtype, list(shape)), settled
+        node.own, node.settled = (dtype, list(shape)), True
 
     # --- commits ---
 
@@ -236,7 +253,7 @@ class Oracle:
             return (None, False, True) if everything or itself or end else ("no type", False, False)
         if fit == "not":
             if end:
-                return ("not", False, False) if changes == {"retyped"} else (None, False, True)
+                return None, False, bool(changes & {"new", "replaced"})
             return "not", True, False
         return None, False, False
 
@@ -258,29 +275,38 @@ class Oracle:
         while again:
             again = False
             for node in list(taken):
-                holder = bases.get(node.name) if node.name is not None else None
+                # Whose name is that of one that stays; and who is needed until his heir comes.
+                holder = bases.get(node.name) if node.name is not None else self.tensors.get(node.base.name)
                 if holder and holder is not node and holder not in taken:
                     del taken[node]
                     left.append(node)
                     again = True
         for node, as_bytes in taken.items():
             if node.name is None:
+                if not node.own:
+                    node.own = (node.base.dtype, node.base.shape)
                 node.base = None
                 node.data = bytearray(node.data)
                 node.staged = True
                 continue
-            _, dtype, shape = node.typing()
+            fit, dtype, shape = node.typing()
             if as_bytes:
                 dtype, shape = "U8", [len(node.data)]
-            if not (node.staged or node.own) and node.base:
+            elif node.base and not node.staged and (fit == "not" or not node.own):
                 dtype, shape = node.base.dtype, node.base.shape
             node.base = Base(node.name, dtype, shape, node.data)
-            # TODO(bug 04): always settled
-            node.own, node.settled, node.staged = None, bool(node.own) or node.settled, False
+            node.own, node.settled, node.staged = None, True, False
             node.names = {node.name}
         self.gone = [node for node in self.gone if node.base or node.opens]
         self.base_metadata = self.metadata
         return refused, left
+
+    def fsync(self, node):
+        """As commit(), for one file: (error number or 0, what was left out)."""
+        refused, left = self.commit(everything=False, itself=node)
+        if node not in left or node.name is None:
+            return 0, left
+        return errno.EINVAL if node.typing()[0] == "not" else errno.EBUSY, left
 
     def committed(self):
         """({name: (dtype, shape, bytes)}, metadata) of the model."""
