@@ -42,16 +42,22 @@ static bool drop_draft(struct stfs_fs *fs, fuse_ino_t ino)
 /* ---- unlink ---- */
 
 /*
- * A sidecar goes with its tensor, and only with it: removing it alone changes nothing, so that rm of all
- * files of a tensor works in whatever order. One that waits for its tensor is forgotten.
+ * A tensor has a type as long as it is there: its sidecar comes back until the tensor goes as well. Else it is a
+ * file of its own, so that rm of all files of a tensor works in whatever order.
  */
 static int remove_sidecar(struct stfs_fs *fs, const struct stfs_target *target)
 {
+	struct stfs_typing_view typing;
+	bool there;
+
 	if (target->name == STFS_NO_NUMBER)
 		return -ENOENT;
-	drop_draft(fs, stfs_fs_ino(target->name, STFS_FORM_SIDECAR));
-	if (target->node == STFS_NO_NUMBER)
-		stfs_tree_undeclare(fs->tree, target->name);
+	stfs_tree_hold(fs->tree);
+	there = stfs_tree_typing(fs->tree, target->name, &typing) && typing.fit != STFS_FIT_NONE;
+	stfs_tree_release(fs->tree);
+	if (!drop_draft(fs, stfs_fs_ino(target->name, STFS_FORM_SIDECAR)) && !there)
+		return -ENOENT;
+	stfs_tree_undeclare(fs->tree, target->name);
 	return 0;
 }
 

@@ -190,7 +190,10 @@ int stfs_tree_create_scratch(struct stfs_tree *tree, struct stfs_str file, bool 
 /* One without a name, open and being written: to be adopted, or to go when it is closed. */
 int stfs_tree_create_hidden(struct stfs_tree *tree, uint32_t *node);
 
-/* Removes the tensor that has the name, with its type. -ENOENT. */
+/*
+ * Removes the tensor that has the name. Its sidecar stays, as a type for a tensor to come, until it is removed
+ * itself; or goes too when that was done before. -ENOENT.
+ */
 int stfs_tree_remove(struct stfs_tree *tree, uint32_t name);
 int stfs_tree_remove_scratch(struct stfs_tree *tree, struct stfs_str file);
 /*
@@ -198,7 +201,10 @@ int stfs_tree_remove_scratch(struct stfs_tree *tree, struct stfs_str file);
  * name, though it is open.
  */
 void stfs_tree_absorb(struct stfs_tree *tree, uint32_t node);
-/* Forgets a type that was declared for a tensor that has not come. */
+/*
+ * Removes the sidecar: forgets a type that was declared for a tensor that is not there; that of one that is goes
+ * when the tensor goes.
+ */
 void stfs_tree_undeclare(struct stfs_tree *tree, uint32_t name);
 
 /*

@@ -64,10 +64,12 @@ struct stfs_treename {
 	char *text; /* owned, unless in tree->texts */
 	uint32_t len;
 	uint32_t node; /* STFS_NO_NUMBER: no tensor has it now */
-	struct stfs_type *declared; /* owned: for a tensor that is to come */
+	struct stfs_type *declared; /* owned: for a tensor that is to come, or of one that was removed */
 	_Atomic uint64_t lookups;
 	struct timespec mtime; /* of its .json, when mtime_set */
 	bool used, text_owned, mtime_set;
+	bool settled;      /* `declared` is the type of one that was removed */
+	bool text_removed; /* somebody has removed its .json, and not yet the tensor */
 	bool unresolved; /* `text` is the file name, a hash: the name is not known yet */
 };
 

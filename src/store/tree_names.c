@@ -378,9 +378,10 @@ static void give_name(struct stfs_tree *tree, uint32_t number, uint32_t name)
 	n->node = number;
 	if (n->declared && !node->type && node->id == STFS_NO_TENSOR) {
 		node->type = n->declared;
-		node->settled = false;
+		node->settled = n->settled;
 		n->declared = NULL;
 	}
+	n->text_removed = n->settled = false;
 	stfs_type_free(n->declared);
 	n->declared = NULL;
 }
@@ -488,6 +489,28 @@ int stfs_tree_create_hidden(struct stfs_tree *tree, uint32_t *number)
 	return r;
 }
 
+/*
+ * The sidecar of a tensor that is removed: a file of its own, which stays until it is removed as well. 0 or
+ * -ENOMEM.
+ */
+static int leave_sidecar(struct stfs_tree *tree, struct stfs_treename *name)
+{
+	const struct stfs_node *node = &tree->nodes[name->node];
+	STFS_AUTO_FREE uint64_t *dims = NULL;
+	struct stfs_typing_view view;
+
+	stfs_node_typing(tree, node, &view);
+	if (view.fit == STFS_FIT_NONE || name->text_removed)
+		return 0;
+	dims = stfs_typing_dims(&view);
+	if (!dims)
+		return -ENOMEM;
+	name->declared = stfs_type_make(view.dtype, dims, view.rank,
+					view.other_first ? stfs_node_len(tree, node) : view.bytes);
+	name->settled = node->settled;
+	return name->declared ? 0 : -ENOMEM;
+}
+
 int stfs_tree_remove(struct stfs_tree *tree, uint32_t name)
 {
 	uint32_t number;
@@ -498,6 +521,8 @@ int stfs_tree_remove(struct stfs_tree *tree, uint32_t name)
 	number = stfs_tree_named(tree, name);
 	if (r == 0 && number == STFS_NO_NUMBER)
 		r = -ENOENT;
+	if (r == 0)
+		r = leave_sidecar(tree, &tree->names[name]);
 	if (r == 0) {
 		remove_node(tree, number);
 		changed(tree);
@@ -531,6 +556,7 @@ void stfs_tree_undeclare(struct stfs_tree *tree, uint32_t name)
 	stfs_tree_lock(tree);
 	stfs_type_free(tree->names[name].declared);
 	tree->names[name].declared = NULL;
+	tree->names[name].text_removed = tree->names[name].node != STFS_NO_NUMBER;
 	tree->generation++;
 	stfs_tree_unlock(tree);
 }

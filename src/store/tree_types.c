@@ -193,10 +193,12 @@ int stfs_tree_declare(struct stfs_tree *tree, uint32_t name, const struct stfs_w
 	} else if (r == 0) {
 		stfs_type_free(tree->names[name].declared);
 		tree->names[name].declared = type;
+		tree->names[name].settled = false;
 	} else {
 		stfs_type_free(type);
 	}
 	if (r == 0) {
+		tree->names[name].text_removed = false;
 		clock_gettime(CLOCK_REALTIME, &tree->names[name].mtime);
 		tree->names[name].mtime_set = true;
 		tree->generation++;

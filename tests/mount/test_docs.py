@@ -181,3 +181,22 @@ def test_first_edit_of_the_readme(stfs, real_model, tmp_path):
         assert done.returncode == 0 and done.stderr == "", (command, done)
         if real and "--dry-run" not in command:  # a plan is the file system's affair
             assert told(done.stdout) == told("\n".join(wanted)), command
+
+
+def test_first_edit_through_a_mount_of_the_readme(stfs, daemon_path, real_model, tmp_path):
+    """The same of the session in the mount."""
+    shutil.copyfile(real_model, tmp_path / "model.safetensors")
+    real = real_model.stat().st_size == 90868376
+    env = dict(stfs.env, PATH=f"{pathlib.Path(sys.executable).parent}:{stfs.env['PATH']}")
+    shown = session(README, "$ rm m/encoder")
+    assert len(shown) == 8 and shown[-1][0] == "stfs umount m"
+    # Not that two seconds pass between two lines of it, on a slow machine.
+    subprocess.run([daemon_path, "-o", "autosync=0", "model.safetensors", "m"], cwd=tmp_path, env=env, check=True)
+    for command, wanted in shown:
+        if not real:
+            command = command.replace("layer.5", "layer.3").replace("pooler.dense.bias", "embeddings.LayerNorm.bias")
+        done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=env, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120, check=False)
+        assert done.returncode == 0 and done.stderr == "", (command, done)
+        if real:
+            assert told(done.stdout.replace(f"{tmp_path}/", "")) == told("\n".join(wanted)), command
