@@ -56,6 +56,7 @@ class Node:
         self.writers = set()          # the handles that have written
         self.opens = set()
         self.names = set()            # since the last commit that is known to have taken it
+        self.kept = False             # removed but open: all bytes are in the spool
         self.bare = False             # somebody has removed its .json: its type goes with it
 
     def type(self):
@@ -145,7 +146,7 @@ class Oracle:
         node.names.add(name)
         self.tensors[name] = node
         declared = self.declared.pop(name, None)
-        node.bare = False
+        node.bare = node.kept = False
         if declared and not node.own and not node.base:
             node.own, node.settled = declared[:2], declared[2]
 
@@ -243,7 +244,8 @@ class Oracle:
         """(why it is left out or None, whether it is refused, whether it goes in as bytes)"""
         changes = node.changes()
         if changes == {"removed"}:
-            return (None if everything or end or node.file or not node.opens else "open"), False, False
+            node.kept |= everything or node.file is not None  # its bytes, for who has it open
+            return (None if node.kept or end or not node.opens else "open"), False, False
         if changes & {"new", "replaced"} and node.writers and not itself and not end:
             return "writing", False, False
         if not changes & {"new", "replaced", "retyped"}:
