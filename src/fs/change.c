@@ -30,11 +30,17 @@ static int find_target(struct stfs_fs *fs, const char *name, struct stfs_target 
 static bool drop_draft(struct stfs_fs *fs, fuse_ino_t ino)
 {
 	struct stfs_draft *draft;
+	enum stfs_form form;
+	uint32_t name;
 
 	pthread_mutex_lock(&fs->drafts_lock);
 	draft = stfs_draft_find(fs, ino);
 	if (draft)
 		draft->removed = true;
+	if (ino == STFS_INO_METADATA)
+		stfs_draft_accept(fs, STFS_NO_NUMBER, STFS_FORM_SIDECAR);
+	else if (stfs_fs_split(ino, &name, &form))
+		stfs_draft_accept(fs, name, form);
 	pthread_mutex_unlock(&fs->drafts_lock);
 	return draft != NULL;
 }

@@ -35,33 +35,50 @@ uint64_t stfs_draft_len(struct stfs_fs *fs, const struct stfs_draft *draft)
 
 /* ---- What was refused ---- */
 
-void stfs_draft_refuse(struct stfs_fs *fs, uint32_t name, enum stfs_form form, const char *why)
+static void name_file(struct stfs_fs *fs, uint32_t name, enum stfs_form form, char file[])
 {
-	char file[STFS_NAME_MAX + sizeof(".json")] = "__metadata__.json";
-	struct stfs_refused *entry;
 	size_t len;
 
-	if (name != STFS_NO_NUMBER) {
-		stfs_tree_hold(fs->tree);
-		len = stfs_tree_file_name(fs->tree, name, file);
-		stfs_tree_release(fs->tree);
-		strcpy(file + len, form == STFS_FORM_NPY ? ".npy" : ".json");
-	}
-	stfs_log(STFS_LOG_WARNING, "%s: refused: %s", file, why);
-	/* The same file again: the newer reason. */
+	strcpy(file, "__metadata__.json");
+	if (name == STFS_NO_NUMBER)
+		return;
+	stfs_tree_hold(fs->tree);
+	len = stfs_tree_file_name(fs->tree, name, file);
+	stfs_tree_release(fs->tree);
+	strcpy(file + len, form == STFS_FORM_NPY ? ".npy" : ".json");
+}
+
+static void drop_refused(struct stfs_fs *fs, unsigned i)
+{
+	free(fs->refused[i].file);
+	free(fs->refused[i].why);
+	memmove(&fs->refused[i], &fs->refused[i + 1], (--fs->refused_count - i) * sizeof(fs->refused[0]));
+}
+
+void stfs_draft_accept(struct stfs_fs *fs, uint32_t name, enum stfs_form form)
+{
+	char file[STFS_NAME_MAX + sizeof(".json")];
+
+	if (fs->refused_count)
+		name_file(fs, name, form, file);
 	for (unsigned i = 0; i < fs->refused_count; i++) {
 		if (strcmp(fs->refused[i].file, file) != 0)
 			continue;
-		free(fs->refused[i].file);
-		free(fs->refused[i].why);
-		memmove(&fs->refused[i], &fs->refused[i + 1], (--fs->refused_count - i) * sizeof(*entry));
+		drop_refused(fs, i);
 		break;
 	}
-	if (fs->refused_count == STFS_REFUSED_MOST) {
-		free(fs->refused[0].file);
-		free(fs->refused[0].why);
-		memmove(&fs->refused[0], &fs->refused[1], --fs->refused_count * sizeof(*entry));
-	}
+}
+
+void stfs_draft_refuse(struct stfs_fs *fs, uint32_t name, enum stfs_form form, const char *why)
+{
+	char file[STFS_NAME_MAX + sizeof(".json")];
+	struct stfs_refused *entry;
+
+	name_file(fs, name, form, file);
+	stfs_log(STFS_LOG_WARNING, "%s: refused: %s", file, why);
+	stfs_draft_accept(fs, name, form); /* the same file again: the newer reason */
+	if (fs->refused_count == STFS_REFUSED_MOST)
+		drop_refused(fs, 0);
 	entry = &fs->refused[fs->refused_count];
 	entry->file = strdup(file);
 	entry->why = strdup(why);
@@ -76,6 +93,8 @@ void stfs_draft_refuse(struct stfs_fs *fs, uint32_t name, enum stfs_form form, c
 /* -EBADMSG is what the readers say; to who wrote it, it is EINVAL. */
 static int refuse(struct stfs_fs *fs, uint32_t name, enum stfs_form form, int r, const struct stfs_err *err)
 {
+	if (r == 0)
+		stfs_draft_accept(fs, name, form);
 	if (r != -EBADMSG && r != -EINVAL)
 		return r;
 	stfs_draft_refuse(fs, name, form, err->message);

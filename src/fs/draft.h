@@ -70,5 +70,7 @@ int stfs_draft_take_npy(struct stfs_fs *fs, uint32_t name, uint32_t *node, struc
 
 /* Notes for .stfs and the log what was refused. With drafts_lock held. */
 void stfs_draft_refuse(struct stfs_fs *fs, uint32_t name, enum stfs_form form, const char *why);
+/* What was refused of that file is no longer of interest: a better one has come, or it was removed. */
+void stfs_draft_accept(struct stfs_fs *fs, uint32_t name, enum stfs_form form);
 
 #endif

@@ -115,8 +115,8 @@ static int open_tree(struct stfs_fs *fs, struct stfs_err *err)
 		tree.mode = STFS_TREE_RO;
 		if (stfs_tree_open(&tree, &fs->tree, &second) == 0) {
 			fs->readonly_because = strdup(why.message);
-			stfs_log(STFS_LOG_WARNING, "%s: mounted read-only (%s); -o cow edits a private copy%s", o->model,
-				 why.message, r == -EPERM ? ", -o force writes all the same" : "");
+			stfs_log(STFS_LOG_WARNING, "%s: mounted read-only (%s); -o cow edits a private copy", o->model,
+				 why.message);
 			return 0;
 		}
 	}

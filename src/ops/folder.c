@@ -187,8 +187,8 @@ static bool is_raw(const struct listing *listing, struct stfs_str stem)
 	       (!is_listed(listing, stem, ".npy") || has_sidecar(listing, stem));
 }
 
-static int add_file(struct stfs_folder *folder, const struct listing *listing, struct stfs_str file,
-		    struct stfs_err *err)
+static int add_file(struct stfs_folder *folder, const struct listing *listing, enum stfs_folder_order order,
+		    struct stfs_str file, struct stfs_err *err)
 {
 	struct stfs_str stem;
 	enum stfs_file_kind kind = stfs_file_classify(file, &stem);
@@ -206,7 +206,9 @@ static int add_file(struct stfs_folder *folder, const struct listing *listing, s
 		folder->metadata = join(listing->path, file, "");
 		return folder->metadata ? 0 : -ENOMEM;
 	case STFS_FILE_SIDECAR:
-		if (is_listed(listing, stem, "") || is_listed(listing, stem, ".npy"))
+		/* Of a mount it is a type that waits for its tensor, or that of one that was removed. */
+		if (is_listed(listing, stem, "") || is_listed(listing, stem, ".npy") ||
+		    order == STFS_FOLDER_AS_LISTED)
 			return 0;
 		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION,
 				    "%s/%.*s: a sidecar whose tensor is not there", listing->path,
@@ -233,7 +235,7 @@ int stfs_folder_read(const char *path, enum stfs_folder_order order, struct stfs
 	*folder = (struct stfs_folder){0};
 	r = read_listing(path, &listing, err);
 	for (size_t i = 0; r == 0 && i < listing.names.count; i++)
-		r = add_file(folder, &listing,
+		r = add_file(folder, &listing, order,
 			     order == STFS_FOLDER_NATURAL ? listing.sorted[i]
 							  : stfs_names_at(&listing.names, i), err);
 	if (r == 0 && folder->count && order == STFS_FOLDER_NATURAL)

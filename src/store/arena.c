@@ -221,12 +221,22 @@ static int have_room(const struct stfs_arena *arena, uint64_t blocks)
 
 	if (blocks > BLOCKS_MOST || stfs_mul_overflows(2 * blocks + arena->used, STFS_ARENA_BLOCK, &need))
 		return -ENOSPC;
-	if (fstatvfs(arena->fd, &fs) < 0)
+	if (fstatvfs(arena->fd >= 0 ? arena->fd : arena->folder_fd, &fs) < 0)
 		return -errno;
 	/* Some do not say: a tmpfs without a limit, file systems of FUSE. */
 	if (!fs.f_blocks || stfs_mul_overflows(fs.f_bavail, fs.f_frsize, &room))
 		return 0;
 	return room < need ? -ENOSPC : 0;
+}
+
+int stfs_arena_check_room(struct stfs_arena *arena, uint64_t bytes)
+{
+	int r;
+
+	pthread_mutex_lock(&arena->lock);
+	r = have_room(arena, bytes / STFS_ARENA_BLOCK);
+	pthread_mutex_unlock(&arena->lock);
+	return r;
 }
 
 /* Index of the free run to take from; that of the end of the file is arena->count. */

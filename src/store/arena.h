@@ -45,6 +45,9 @@ static inline uint64_t stfs_arena_offset(uint64_t block)
 int stfs_arena_take(struct stfs_arena *arena, uint64_t after, uint64_t wanted, uint64_t *first,
 		    uint64_t *count);
 
+/* Whether so many bytes more could be taken now: 0 or -ENOSPC, -errno. Takes nothing. */
+int stfs_arena_check_room(struct stfs_arena *arena, uint64_t bytes);
+
 /* Nobody reads or writes them any more; their room on the disk is freed. Any part of any run. */
 void stfs_arena_give_back(struct stfs_arena *arena, uint64_t first, uint64_t count);
 

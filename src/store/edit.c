@@ -533,8 +533,8 @@ static int place_new(struct stfs_edit *edit, const char *path, struct stfs_err *
 				    "file", path);
 	if (edit->flags & STFS_EDIT_OVERWRITE)
 		return claim_old(edit, err);
-	return stfs_err_set(err, -EEXIST, STFS_NO_POSITION, "%s: exists; --overwrite "
-			    "replaces it", path);
+	return stfs_err_set(err, -EEXIST, STFS_NO_POSITION, "%s: exists; %s replaces it", path,
+			    edit->flags & STFS_EDIT_MAP ? "-o create,overwrite" : "--overwrite");
 }
 
 int stfs_edit_create(const char *path, unsigned flags, struct stfs_edit **edit, struct stfs_err *err)

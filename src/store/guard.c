@@ -14,7 +14,11 @@
 #include "base/cleanup.h"
 #include "store/edit_internal.h"
 
-#define HINT "; copy it first, or use --force"
+/* How to insist: a verb's option, or a mount's. */
+static const char *force(const struct stfs_edit *edit)
+{
+	return edit->flags & STFS_EDIT_MAP ? "-o force" : "--force";
+}
 
 /* The path of `name` in a folder with every link followed: malloc'ed, or NULL with errno. */
 static char *real_path(int folder_fd, const char *name)
@@ -44,8 +48,8 @@ static bool in_cache(const char *path)
 static int refuse_cache(const struct stfs_edit *edit, struct stfs_err *err)
 {
 	return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: is in a cache that other programs "
-			    "share, where a file's name is the hash of its content" HINT,
-			    edit->path);
+			    "share, where a file's name is the hash of its content; copy it first, or use %s",
+			    edit->path, force(edit));
 }
 
 int stfs_edit_resolve(struct stfs_edit *edit, const char *path, struct stfs_err *err)
@@ -90,11 +94,11 @@ static int guard_shard(const struct stfs_edit *edit, const struct stfs_shard *sh
 		return 0;
 	if (st.st_nlink > 1)
 		return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: %s has other names (%lu hard link%s), which "
-				    "would change with it" HINT, edit->path, subject(edit, shard),
-				    (unsigned long)st.st_nlink - 1, st.st_nlink == 2 ? "" : "s");
+				    "would change with it; copy it first, or use %s", edit->path, subject(edit, shard),
+				    (unsigned long)st.st_nlink - 1, st.st_nlink == 2 ? "" : "s", force(edit));
 	if (!(st.st_mode & S_IWUSR))
 		return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: %s is read-only for its owner; chmod u+w "
-				    "it, or use --force", edit->path, subject(edit, shard));
+				    "it, or use %s", edit->path, subject(edit, shard), force(edit));
 	return 0;
 }
 

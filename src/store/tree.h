@@ -164,6 +164,8 @@ ssize_t stfs_tree_pread(struct stfs_tree *tree, uint32_t node, void *buffer, siz
 int stfs_tree_write(struct stfs_tree *tree, uint32_t node, const void *bytes, size_t len, uint64_t offset);
 /* `rewrite`: nothing of the old bytes is wanted, though the size may be the same (O_TRUNC). */
 int stfs_tree_resize(struct stfs_tree *tree, uint32_t node, uint64_t len, bool rewrite);
+/* Whether so much more could be staged now (fallocate): 0, -ENOSPC, -EROFS. */
+int stfs_tree_check_room(struct stfs_tree *tree, uint64_t bytes);
 int stfs_tree_zero(struct stfs_tree *tree, uint32_t node, uint64_t offset, uint64_t len);
 /* Copies within the directory: bytes copied or -errno. */
 ssize_t stfs_tree_copy(struct stfs_tree *tree, uint32_t from, uint64_t from_at, uint32_t to, uint64_t to_at,

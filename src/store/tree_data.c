@@ -247,7 +247,13 @@ static int start_over(struct stfs_tree *tree, struct stfs_node *node)
 	fresh->staged = true;
 	node->content = fresh;
 	node->detached = false;
+	node->rewritten = true;
 	return 0;
+}
+
+int stfs_tree_check_room(struct stfs_tree *tree, uint64_t bytes)
+{
+	return tree->arena ? stfs_arena_check_room(tree->arena, bytes) : -EROFS;
 }
 
 int stfs_tree_resize(struct stfs_tree *tree, uint32_t number, uint64_t len, bool rewrite)
@@ -277,11 +283,44 @@ int stfs_tree_resize(struct stfs_tree *tree, uint32_t number, uint64_t len, bool
 	return r;
 }
 
+/* Where a layer takes writes zeros take no room: 0, 1 when there is none, -errno. */
+static int zero_layer(struct stfs_tree *tree, uint32_t number, uint64_t offset, uint64_t len)
+{
+	struct stfs_tree_base under = {tree, number};
+	struct stfs_base base = {stfs_tree_read_base, &under};
+	struct stfs_node *node;
+	int r;
+
+	stfs_tree_hold(tree);
+	r = stfs_tree_may_change(tree);
+	node = stfs_tree_get(tree, number);
+	if (r == 0 && !node)
+		r = -EIO;
+	if (r == 0) {
+		pthread_mutex_lock(stfs_tree_stripe(tree, number));
+		if (!node->content || node->content->frozen || offset + len > node->content->size)
+			r = 1;
+		else
+			r = stfs_content_zero(node->content, &base, offset, len);
+		if (r == 0)
+			stfs_node_touch(node);
+		pthread_mutex_unlock(stfs_tree_stripe(tree, number));
+	}
+	stfs_tree_release(tree);
+	if (r == 0)
+		stfs_tree_tell(tree);
+	return r;
+}
+
 int stfs_tree_zero(struct stfs_tree *tree, uint32_t number, uint64_t offset, uint64_t len)
 {
-	STFS_AUTO_FREE char *zeros = calloc(1, PIECE);
-	int r = zeros ? 0 : -ENOMEM;
+	STFS_AUTO_FREE char *zeros = NULL;
+	int r = zero_layer(tree, number, offset, len);
 
+	if (r <= 0)
+		return r;
+	zeros = calloc(1, PIECE);
+	r = zeros ? 0 : -ENOMEM;
 	for (uint64_t done = 0, now; r == 0 && done < len; done += now) {
 		now = stfs_min_u64(len - done, PIECE);
 		r = stfs_tree_write(tree, number, zeros, now, offset + done);

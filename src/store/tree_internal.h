@@ -55,6 +55,7 @@ struct stfs_node {
 	bool hidden : 1;   /* never had a name */
 	bool absorbed : 1; /* its bytes were taken for a text or an array: nobody finds it by name any more */
 	bool settled : 1;  /* its type fitted once: rows may be added */
+	bool rewritten : 1; /* from its beginning, since it was committed: it may be half a copy */
 	bool detached : 1; /* all its bytes are in the spool: the model need not keep them */
 	bool mode_set : 1;
 	bool mtime_set;    /* under the stripe's lock */
@@ -149,8 +150,6 @@ struct stfs_node *stfs_tree_get(struct stfs_tree *tree, uint32_t number);
 uint32_t stfs_tree_new_node(struct stfs_tree *tree);
 /* Frees a node that nobody knows, that has no name and nothing in the model. The lock is held exclusively. */
 void stfs_tree_sweep(struct stfs_tree *tree, uint32_t number);
-/* Makes the text of __metadata__.json anew. 0 or -ENOMEM. */
-int stfs_tree_metadata_text(struct stfs_tree *tree);
 /* Tensors as the model has them, each with its node. 0 or -ENOMEM. */
 int stfs_tree_bind(struct stfs_tree *tree, const struct stfs_model *model);
 void stfs_tree_lock(struct stfs_tree *tree);
@@ -160,11 +159,18 @@ void stfs_tree_tell(struct stfs_tree *tree);
 /* Wake nobody for what comes to nothing: -EROFS and the like, when no edit may be made. */
 int stfs_tree_may_change(const struct stfs_tree *tree);
 
+/* ---- tree_metadata.c ---- */
+
+/* Makes the text of __metadata__.json anew. 0 or -ENOMEM. */
+int stfs_tree_metadata_text(struct stfs_tree *tree);
+
 /* ---- tree_names.c ---- */
 
 int stfs_tree_add_name(struct stfs_tree *tree, struct stfs_str text, bool owned, uint32_t *number);
 uint32_t stfs_tree_lookup(const struct stfs_tree *tree, struct stfs_str text);
 struct stfs_str stfs_tree_text(const struct stfs_tree *tree, uint32_t name);
+/* A terminated copy: malloc'ed, or NULL. */
+char *stfs_tree_copy_text(struct stfs_str text);
 
 /* ---- tree_data.c ---- */
 

@@ -67,6 +67,9 @@ static void judge_type(struct stfs_tree *tree, const struct stfs_node *node, boo
 		verdict->old_type = true; /* its bytes are as they were */
 	else if (view.fit == STFS_FIT_NOT && end)
 		verdict->as_bytes = true;
+	else if (view.fit == STFS_FIT_ROWS && node->rewritten && !asked && stfs_node_len(tree, node) < view.bytes)
+		/* Ctrl-C of cp leaves whole rows more often than not. */
+		verdict->waits = "shorter than what it replaces: an explicit sync takes it so";
 	else if (view.fit == STFS_FIT_NOT)
 		say_misfit(&view, stfs_node_len(tree, node), verdict);
 }

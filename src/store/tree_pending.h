@@ -18,4 +18,26 @@ unsigned stfs_node_changes(const struct stfs_tree *tree, const struct stfs_node 
 void stfs_node_judge(struct stfs_tree *tree, uint32_t number, unsigned changes,
 		     const struct stfs_commit_request *request, struct stfs_verdict *verdict);
 
+
+/* ---- A commit: tree_take.c, tree_report.c ---- */
+
+static inline struct stfs_str stfs_taking_name(const struct stfs_taking *taking)
+{
+	return stfs_str_slice(taking->name, taking->name_len);
+}
+
+/*
+ * Collects what goes into the commit, freezes it and stages it in the edit. 0 with tree->takings set and *refused
+ * told; -errno with `err`.
+ */
+int stfs_tree_take(struct stfs_tree *tree, const struct stfs_commit_request *request, bool *refused,
+		   struct stfs_err *err);
+void stfs_takings_free(struct stfs_tree *tree);
+/* Whether a new tensor is put under this name: it takes the place of the old one, also in the header. */
+bool stfs_tree_puts_anew(const struct stfs_tree *tree, struct stfs_str name);
+
+void stfs_tree_report(const struct stfs_tree *tree, struct stfs_commit_report *report);
+/* Says in the log which tensors became U8. */
+void stfs_tree_say_as_bytes(const struct stfs_tree *tree);
+
 #endif

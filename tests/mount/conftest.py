@@ -188,6 +188,10 @@ def daemon_pids(mountpoint):
     return pids
 
 
+# The mount options that say whether a model can be written, and how.
+MODES = {"ro", "rw", "cow", "create", "force"}
+
+
 class MountFailed(Exception):
     """The daemon ended instead of mounting; .returncode (None: it hung) and .stderr say why."""
 
@@ -268,6 +272,11 @@ class Mount:
         return wrong
 
 
+def words_of(options):
+    """The words of -o arguments, without their values."""
+    return {word.partition("=")[0] for option in options for word in option.split(",")}
+
+
 class Mounter:
     """The `mount` fixture; see its docstring."""
 
@@ -275,8 +284,12 @@ class Mounter:
         self.daemon, self.env, self.tmp_path = daemon, env, tmp_path
         self.mounts, self.hung, self.started = [], False, 0
 
-    def __call__(self, model, *options, daemon_args=(), foreground=True, mountpoint=None, env=None,
+    def __call__(self, model, *options, mode=None, daemon_args=(), foreground=True, mountpoint=None, env=None,
                  cwd=None):
+        assert mode is None or not words_of(options) & MODES, f"mode={mode} and {options}"
+        if mode is None and not words_of(options) & MODES:
+            mode = "ro"
+        options = (*([mode] if mode else []), *options)
         self.started += 1  # not the mounts: one that failed has its number too
         number = self.started
         where = pathlib.Path(mountpoint or self.tmp_path / f"mnt{number}")
@@ -353,11 +366,12 @@ def fuse_device():
 
 @pytest.fixture
 def mount(fuse_device, daemon_path, program_env, tmp_path):
-    """mount(model, *options, daemon_args=(), foreground=True, mountpoint=None, env=None, cwd=None)
+    """mount(model, *options, mode=None, daemon_args=(), foreground=True, mountpoint=None, env=None, cwd=None)
 
-    Each option is one -o argument. Returns a Mount that answers, or raises MountFailed. A mount
-    point is made under tmp_path unless one is given. At the end of the test each mount is taken
-    down; the test fails if it was still busy, or if its daemon did not end with exit code 0.
+    Each option is one -o argument. The mount is read-only (-o ro) unless one of MODES is among them, or
+    given as `mode`; mode="" gives none, which leaves it to the daemon. Returns a Mount that answers, or
+    raises MountFailed. A mount point is made under tmp_path unless one is given. At the end of the test each
+    mount is taken down; the test fails if it was still busy, or if its daemon did not end with exit code 0.
     """
     mounter = Mounter(daemon_path, program_env, tmp_path)
     watchdog = threading.Timer(HANG, mounter.kill)
@@ -368,6 +382,20 @@ def mount(fuse_device, daemon_path, program_env, tmp_path):
     wrong = mounter.clean_up()
     if wrong:
         pytest.fail("\n".join(wrong), pytrace=False)
+
+
+@pytest.fixture
+def mount_rw(mount):
+    """mount_rw(model, *options, mode="rw", ...): a writable mount, otherwise as mount()
+
+    One of MODES among the options stands in for `mode`. Nothing is committed by itself, but when a test syncs
+    or unmounts, unless an option says when (autosync, autosync_max).
+    """
+    def make(model, *options, mode="rw", **kw):
+        words = words_of(options)
+        quiet = [] if words & {"autosync", "autosync_max"} else ["autosync=0,autosync_max=0"]
+        return mount(model, *quiet, *options, mode=None if words & MODES else mode, **kw)
+    return make
 
 
 # --- models -----------------------------------------------------------------------------------

@@ -545,9 +545,8 @@ def refused(action, *args, **kw):
     return caught.value.errno
 
 
-def test_every_write_is_refused(mount, small_model):
-    before = small_model.read_bytes()
-    folder = mount(small_model).path
+def answers_to_writes(folder):
+    """{what was tried in a mount of small_model: its errno}"""
     x, new = folder / "embed.weight", folder / "new"
     attempts = [
         (os.open, x, os.O_WRONLY), (os.open, x, os.O_RDWR), (os.open, x, os.O_RDWR | os.O_TRUNC),
@@ -559,7 +558,13 @@ def test_every_write_is_refused(mount, small_model):
         (os.mknod, new, 0o600 | stat.S_IFREG), (os.unlink, folder / "__metadata__.json"),
         (os.open, folder / "embed.weight.npy", os.O_RDWR), (os.open, folder / ".stfs", os.O_WRONLY),
     ]
-    answers = {f"{call.__name__} {[str(a) for a in args]}": refused(call, *args) for call, *args in attempts}
+    return {f"{call.__name__} {[str(a) for a in args]}": refused(call, *args) for call, *args in attempts}
+
+
+def test_every_write_is_refused(mount, small_model):
+    before = small_model.read_bytes()
+    folder = mount(small_model).path
+    answers = answers_to_writes(folder)
     assert set(answers.values()) == {errno.EROFS}, answers
     assert refused(os.rmdir, folder) in (errno.EBUSY, errno.EROFS)
     assert small_model.read_bytes() == before

@@ -19,6 +19,7 @@ import pytest
 
 import models
 from conftest import PATIENCE
+from editing import state
 
 USAGE, MODEL, MOUNT = 1, 2, 32
 
@@ -122,11 +123,12 @@ def test_mount_read_unmount(user):
     assert out.split() == ["__metadata__.json", "big", "big.json", "x", "x.json", data.hex(), "300000"]
 
 
-def test_owner_is_the_user(user):
-    out = serve(user, 'stat -c "%u %a" "$D/m" "$D/m/x"; findmnt -no FSTYPE,OPTIONS "$D/m"')
-    assert out.splitlines()[:2] == [f"{user.uid} 555", f"{user.uid} 444"]
+@pytest.mark.parametrize("mode, modes", [("ro", (555, 444)), ("rw", (755, 644)), ("cow", (755, 644))])
+def test_owner_is_the_user(user, mode, modes):
+    out = serve(user, 'stat -c "%u %a" "$D/m" "$D/m/x"; findmnt -no FSTYPE,OPTIONS "$D/m"', f"-o {mode}")
+    assert out.splitlines()[:2] == [f"{user.uid} {modes[0]}", f"{user.uid} {modes[1]}"]
     assert "fuse.safetensorsfs" in out and f"user_id={user.uid}" in out
-    assert {"ro", "nosuid", "nodev"} <= set(out.splitlines()[2].split()[1].split(","))
+    assert {"ro" if mode == "ro" else "rw", "nosuid", "nodev"} <= set(out.splitlines()[2].split()[1].split(","))
 
 
 @pytest.mark.parametrize("sent", ["TERM", "HUP"])  # sh lets its children ignore INT
@@ -177,6 +179,74 @@ def test_unreadable_model(user):
     done = user('"$P" small.safetensors m; echo $?; test -e m && echo left')
     assert done.stdout == f"{MODEL}\n"
     assert "small.safetensors" in done.stderr and "Permission denied" in done.stderr
+
+
+def others_model(user):
+    """Makes it root's, who lets all read it."""
+    if not user.root:
+        pytest.skip("making another user's file takes root")
+    os.chown(user.folder / "small.safetensors", 0, 0)
+    (user.folder / "small.safetensors").chmod(0o644)
+
+
+def test_model_that_the_user_may_only_read(user):
+    """Read-only, with a word; cow is a way out, force is none."""
+    others_model(user)
+    done = user('"$P" small.safetensors m; rm m/x; echo $?; stat -c %a m/x; cat m/.stfs; fusermount3 -u m')
+    assert done.returncode == 0 and done.stdout.startswith("1\n444\n{"), done
+    reap(done.stdout)
+    said = json.loads(done.stdout[done.stdout.index("{"):])
+    assert said["mode"] == "ro" and "Permission denied" in said["readonly_because"]
+    line, refusal = done.stderr.splitlines()
+    assert line.startswith("safetensorsfs: small.safetensors: mounted read-only (")
+    assert "Permission denied" in line and "-o cow" in line and "-o force" not in line
+    assert "Read-only file system" in refusal
+
+
+def test_private_edits_of_a_model_that_the_user_may_only_read(user):
+    """Its folder takes the spool, or another one does."""
+    others_model(user)
+    before = (user.folder / "small.safetensors").read_bytes()
+    for options in "cow", "cow,spool=$D/spool":
+        out = serve(user, 'mkdir -p "$D/spool"; printf 12345678 | dd of="$D/m/x" conv=notrunc status=none; '
+                          'rm "$D/m/big"; head -c 8 "$D/m/x"; echo; ls "$D/m"', f'-o "{options}"')
+        assert out.split() == ["12345678", "__metadata__.json", "big.json", "x", "x.json"]
+    assert (user.folder / "small.safetensors").read_bytes() == before
+
+
+@pytest.fixture
+def locked_folder(user):
+    """The user's model in a folder where the user can make no file."""
+    if not user.root:
+        pytest.skip("making another user's folder takes root")
+    folder = user.folder / "locked"
+    folder.mkdir(mode=0o755)
+    os.chown(shutil.copy(user.folder / "small.safetensors", folder / "m.safetensors"), user.uid, -1)
+    (folder / "m.safetensors").chmod(0o644)
+    return folder / "m.safetensors"
+
+
+def test_folder_that_cannot_be_written(user, locked_folder):
+    """Tensors can be overwritten in place, which is all."""
+    before = state(locked_folder)
+    done = user('"$P" locked/m.safetensors m; printf 12345678 | dd of=m/x conv=notrunc status=none; echo $?; '
+                'cat m/.stfs; fusermount3 -u m')
+    assert done.stdout.startswith("0\n{") and '"mode": "rw"' in done.stdout, done
+    reap(done.stdout)
+    x = before[0]["x"]
+    assert state(locked_folder) == (dict(before[0], x=(*x[:2], b"12345678" + x[2][8:])), before[1])
+    assert "folder" in done.stderr, "nobody was told that it cannot be written"
+
+
+def test_what_a_folder_that_cannot_be_written_cannot_take(user, locked_folder):
+    """It is refused at once: there will be neither a commit nor a rescue file."""
+    before = locked_folder.read_bytes()
+    for edit in ("rm m/x", "mv m/x m/y", "printf 1 > m/new", "truncate -s 4 m/x", "truncate -s +24 m/x",
+                 "rm m/__metadata__.json", "printf '{\"dtype\":\"U8\",\"shape\":[24]}' > m/x.json"):
+        done = user(f'"$P" locked/m.safetensors m; cat m/.stfs; {edit} && echo taken; fusermount3 -u m')
+        reap(done.stdout)
+        assert "taken" not in done.stdout, edit
+        assert locked_folder.read_bytes() == before
 
 
 def test_mount_point_cannot_be_made(user):

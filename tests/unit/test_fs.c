@@ -55,6 +55,12 @@ START_TEST(options_defaults)
 	ck_assert(!o.uid_set && !o.gid_set && !o.fmask_set && !o.dmask_set);
 	ck_assert_uint_eq(o.max_read, 0);
 	ck_assert_uint_eq(o.fuse.len, 0);
+	ck_assert(!o.read_only && !o.cow && !o.create && !o.overwrite && !o.force);
+	ck_assert(!o.staged && !o.ignore_readers);
+	ck_assert_uint_eq(o.autosync, 2000);
+	ck_assert_uint_eq(o.autosync_max, 30000);
+	ck_assert_uint_eq(o.spool_limit, UINT64_C(4) << 30);
+	ck_assert_ptr_null(o.spool);
 	stfs_options_free(&o);
 }
 END_TEST
@@ -128,6 +134,122 @@ START_TEST(options_flags)
 }
 END_TEST
 
+/* Whether the model may be written, and how. rw says nothing: mount(8) passes it when nobody chose. */
+static const struct {
+	const char *words;
+	bool read_only, cow, create, overwrite, force;
+} mode_cases[] = {
+	{.words = "x|m|p|-o|rw"},
+	{.words = "x|m|p|-o|ro", .read_only = true},
+	/* The last of these two counts, in one list or in several. */
+	{.words = "x|m|p|-o|ro,rw"},
+	{.words = "x|m|p|-o|rw,ro", .read_only = true},
+	{.words = "x|-o|rw|m|p|-o|ro", .read_only = true},
+	{.words = "x|-o|ro|m|p|-o|noatime,rw"},
+	{.words = "x|m|p|-o|cow", .cow = true},
+	{.words = "x|m|p|-o|create", .create = true},
+	{.words = "x|m|p|-o|create,overwrite", .create = true, .overwrite = true},
+	{.words = "x|-o|overwrite|m|p|-o|create", .create = true, .overwrite = true},
+	{.words = "x|m|p|-o|force", .force = true},
+	{.words = "x|m|p|-o|create,force", .create = true, .force = true},
+	{.words = "x|m|p|-o|rw,cow", .cow = true},
+	{.words = "x|m|p|-o|create,overwrite,rw", .create = true, .overwrite = true},
+	{.words = "x|m|p|-o|ro,cow,rw", .cow = true},
+	{.words = "mount.x|m|p|-o|rw,noauto,force,user", .force = true},
+	{.words = "mount.x|m|p|-o|rw,nofail,cow", .cow = true},
+	{.words = "mount.x|m|p|-o|ro,nofail", .read_only = true},
+};
+
+START_TEST(options_modes)
+{
+	struct stfs_options o;
+
+	check_parses(mode_cases[_i].words, &o);
+	ck_assert_int_eq(o.read_only, mode_cases[_i].read_only);
+	ck_assert_int_eq(o.cow, mode_cases[_i].cow);
+	ck_assert_int_eq(o.create, mode_cases[_i].create);
+	ck_assert_int_eq(o.overwrite, mode_cases[_i].overwrite);
+	ck_assert_int_eq(o.force, mode_cases[_i].force);
+	ck_assert(!o.staged); /* overwrite and overwrite= are two options */
+	ck_assert_uint_eq(o.fuse.len, strstr(mode_cases[_i].words, "noatime") ? strlen(",noatime") : 0);
+	stfs_options_free(&o);
+}
+END_TEST
+
+START_TEST(options_of_commits)
+{
+	struct stfs_options o;
+
+	check_parses("x|m|p|-o|overwrite=staged,readers=ignore,autosync=5,autosync_max=60,spool_limit=20G,spool=/s", &o);
+	ck_assert(o.staged && o.ignore_readers && !o.overwrite && !o.create);
+	ck_assert_uint_eq(o.autosync, 5000);
+	ck_assert_uint_eq(o.autosync_max, 60000);
+	ck_assert_uint_eq(o.spool_limit, UINT64_C(20) << 30);
+	ck_assert_str_eq(o.spool, "/s");
+	stfs_options_free(&o);
+	/* The last word counts; either alone leaves the other as it was. */
+	check_parses("x|m|p|-o|overwrite=staged,readers=ignore,autosync=5,spool=/s,spool_limit=1|-o|overwrite=direct,"
+		     "readers=spare,autosync=7,spool=/t,spool_limit=0", &o);
+	ck_assert(!o.staged && !o.ignore_readers);
+	ck_assert_uint_eq(o.autosync, 7000);
+	ck_assert_uint_eq(o.autosync_max, 30000);
+	ck_assert_uint_eq(o.spool_limit, 0);
+	ck_assert_str_eq(o.spool, "/t");
+	stfs_options_free(&o);
+	check_parses("x|m|p|-o|create,overwrite,overwrite=staged", &o);
+	ck_assert(o.create && o.overwrite && o.staged);
+	stfs_options_free(&o);
+}
+END_TEST
+
+/* Seconds as milliseconds; what is not 0 does not become 0, which means never. */
+static const struct {
+	const char *value;
+	unsigned milliseconds;
+} seconds_cases[] = {
+	{"0", 0}, {"0.0", 0}, {"1", 1000}, {"2.5", 2500}, {"0.25", 250}, {".5", 500}, {"0.0001", 1},
+	{"86400", 86400000},
+};
+
+START_TEST(options_seconds)
+{
+	struct stfs_options o;
+	char words[128];
+
+	snprintf(words, sizeof(words), "x|m|p|-o|autosync=%s", seconds_cases[_i].value);
+	check_parses(words, &o);
+	ck_assert_uint_eq(o.autosync, seconds_cases[_i].milliseconds);
+	ck_assert_uint_eq(o.autosync_max, 30000);
+	stfs_options_free(&o);
+	snprintf(words, sizeof(words), "x|m|p|-o|autosync_max=%s", seconds_cases[_i].value);
+	check_parses(words, &o);
+	ck_assert_uint_eq(o.autosync_max, seconds_cases[_i].milliseconds);
+	ck_assert_uint_eq(o.autosync, 2000);
+	stfs_options_free(&o);
+}
+END_TEST
+
+static const struct {
+	const char *value;
+	uint64_t bytes;
+} size_cases[] = {
+	{"0", 0}, {"1", 1}, {"4096", 4096}, {"1K", 1024}, {"500M", UINT64_C(500) << 20}, {"4G", UINT64_C(4) << 30},
+	{"2T", UINT64_C(2) << 40}, {"0G", 0}, {"18446744073709551615", UINT64_MAX},
+	{"16777215T", UINT64_C(16777215) << 40}, /* the most that fits */
+};
+
+START_TEST(options_sizes)
+{
+	struct stfs_options o;
+	char words[128];
+
+	snprintf(words, sizeof(words), "x|m|p|-o|spool_limit=%s", size_cases[_i].value);
+	check_parses(words, &o);
+	ck_assert_uint_eq(o.spool_limit, size_cases[_i].bytes);
+	stfs_options_free(&o);
+}
+END_TEST
+
 /* What libfuse gets to hear: commas and backslashes of a value escaped, everything else left out. */
 static const struct {
 	const char *words, *fuse;
@@ -140,6 +262,8 @@ static const struct {
 	{"x|m|p|-o|fsname=a\\,b\\\\c", ",fsname=a\\,b\\\\c"},
 	{"x|m|p|-o|fsname=a\\b", ",fsname=a\\\\b"},
 	{"x|m|p|-o|allow_other", ",allow_other,default_permissions"},
+	{"x|m|p|-o|create,overwrite,force,overwrite=staged,readers=ignore,autosync=1,autosync_max=2,spool=/s,"
+	 "spool_limit=1", ""},
 	{"x|m|p|-o|max_read=65536", ",max_read=65536"},
 	{"mount.x|m|p|-o|rw,nosuid|-s|-o|nonsense,nodev", ",nosuid,nodev"},
 };
@@ -191,6 +315,52 @@ static const struct {
 	{"mount.x|m|p|--foreground", "\"--\""}, /* letters only: "-" is the first unknown one */
 	{"mount.x|m|p|-N", "\"-N\""},
 	{"mount.x|m|p|-o|nonsense", "\"nonsense\""},
+	/* One mode at a time. */
+	{"x|m|p|-o|ro,cow", "only one of ro, cow and create"},
+	{"x|m|p|-o|cow,ro", "only one of ro, cow and create"},
+	{"x|m|p|-o|ro|-o|create", "only one of ro, cow and create"},
+	{"x|m|p|-o|cow,create", "only one of ro, cow and create"},
+	{"x|m|p|-o|rw,ro,create", "only one of ro, cow and create"},
+	{"mount.x|m|p|-o|ro,noauto,cow", "only one of ro, cow and create"},
+	{"x|m|p|-o|overwrite", "overwrite is for create"},
+	{"x|m|p|-o|cow,overwrite", "overwrite is for create"},
+	{"x|m|p|-o|force,overwrite", "overwrite is for create"},
+	{"x|m|p|-o|remount", "unmount it"},
+	{"x|m|p|-o|remount,rw", "unmount it"},
+	{"x|m|p|-o|rw=1", "\"rw=1\""},
+	{"x|m|p|-o|cow=1", "\"cow=1\""},
+	{"x|m|p|-o|create=x", "\"create=x\""},
+	{"x|m|p|-o|force=yes", "\"force=yes\""},
+	{"x|m|p|-o|overwrite=", "direct, staged"},
+	{"x|m|p|-o|create,overwrite=yes", "direct, staged"},
+	{"x|m|p|-o|readers", "\"readers\""},
+	{"x|m|p|-o|readers=", "spare, ignore"},
+	{"x|m|p|-o|readers=Spare", "spare, ignore"},
+	{"x|m|p|-o|autosync", "\"autosync\""},
+	{"x|m|p|-o|autosync=", "autosync: \"\""},
+	{"x|m|p|-o|autosync=-1", "autosync: \"-1\""},
+	{"x|m|p|-o|autosync=never", "autosync: \"never\""},
+	{"x|m|p|-o|autosync=2s", "autosync: \"2s\""},
+	{"x|m|p|-o|autosync=nan", "autosync: \"nan\""},
+	{"x|m|p|-o|autosync=inf", "autosync: \"inf\""},
+	{"x|m|p|-o|autosync=86401", "autosync: \"86401\""},
+	{"x|m|p|-o|autosync=2\\,5", "autosync: \"2,5\""},
+	{"x|m|p|-o|autosync_max=", "autosync_max: \"\""},
+	{"x|m|p|-o|autosync_max=1e9", "autosync_max: \"1e9\""},
+	{"x|m|p|-o|spool_limit", "\"spool_limit\""},
+	{"x|m|p|-o|spool_limit=", "spool_limit: \"\""},
+	{"x|m|p|-o|spool_limit=-1", "spool_limit: \"-1\""},
+	{"x|m|p|-o|spool_limit=G", "spool_limit: \"G\""},
+	{"x|m|p|-o|spool_limit=4g", "spool_limit: \"4g\""},
+	{"x|m|p|-o|spool_limit=4GB", "spool_limit: \"4GB\""},
+	{"x|m|p|-o|spool_limit=4GG", "spool_limit: \"4GG\""},
+	{"x|m|p|-o|spool_limit=1.5G", "spool_limit: \"1.5G\""},
+	{"x|m|p|-o|spool_limit=0x10", "spool_limit: \"0x10\""},
+	{"x|m|p|-o|spool_limit=many", "spool_limit: \"many\""},
+	{"x|m|p|-o|spool_limit=16777216T", "spool_limit: \"16777216T\""},
+	{"x|m|p|-o|spool_limit=18446744073709551616", "spool_limit: \"18446744073709551616\""},
+	{"x|m|p|-o|spool", "\"spool\""},
+	{"x|m|p|-o|spool=$STFS_TEST_UNSET/s", "STFS_TEST_UNSET"},
 };
 
 START_TEST(options_refused)
@@ -224,6 +394,11 @@ START_TEST(options_expand_for_the_helper_alone)
 	ck_assert_str_eq(o.model, "/a b/m");
 	ck_assert_str_eq(o.mountpoint, "/home/somebody/p");
 	ck_assert_str_eq(o.log_file, "/home/somebody/log");
+	stfs_options_free(&o);
+	/* The shell expands no ~ within a word: what stands behind = is expanded everywhere. */
+	check_parses("safetensorsfs|m|p|-o|spool=~/s,log_file=$STFS_TEST_DIR/log", &o);
+	ck_assert_str_eq(o.spool, "/home/somebody/s");
+	ck_assert_str_eq(o.log_file, "/a b/log");
 	stfs_options_free(&o);
 }
 END_TEST
@@ -475,6 +650,10 @@ int main(void)
 	tcase_add_test(options, options_of_our_own);
 	tcase_add_test(options, options_last_wins);
 	tcase_add_loop_test(options, options_flags, 0, COUNT(flag_cases));
+	tcase_add_loop_test(options, options_modes, 0, COUNT(mode_cases));
+	tcase_add_test(options, options_of_commits);
+	tcase_add_loop_test(options, options_seconds, 0, COUNT(seconds_cases));
+	tcase_add_loop_test(options, options_sizes, 0, COUNT(size_cases));
 	tcase_add_loop_test(options, options_for_libfuse, 0, COUNT(fuse_cases));
 	tcase_add_loop_test(options, options_refused, 0, COUNT(refused_cases));
 	tcase_add_test(options, options_expand_for_the_helper_alone);

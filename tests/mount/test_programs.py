@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: MIT
+"""Programs that people edit with: editors, NumPy, rsync, a file manager, sed, tar. Their own ways of saving are what is
+tested: temporary names, renames, backups, mappings."""
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import models
+
+TENSORS = {"a": ("F32", [4, 6], None), "big": ("F32", [512, 600], None), "half": ("BF16", [3, 5], None)}
+
+
+@pytest.fixture
+def edited(mount_rw, make_model):
+    """A mount of TENSORS, and how the model is seen by the official loader."""
+    made = mount_rw(make_model("m.safetensors", TENSORS, {"format": "pt"}))
+    return made, lambda: models.official_tensors(made.model)
+
+
+def need(program):
+    found = shutil.which(program)
+    assert found, f"{program} is missing: scripts/setup test installs it"
+    return found
+
+
+def run(*command, **kw):
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, **kw)
+    assert done.returncode == 0, (command, done.stderr)
+    return done.stdout
+
+
+def sidecar(path):
+    return json.loads(path.read_text())
+
+
+# --- NumPy ------------------------------------------------------------------------------------------------
+
+
+def test_np_save_of_a_new_tensor(edited, stfs):
+    made, official = edited
+    array = np.arange(12, dtype=np.int16).reshape(3, 4)
+    np.save(made.path / "new.npy", array)
+    assert (made.path / "new").read_bytes() == array.tobytes()
+    assert sidecar(made.path / "new.json") == {"dtype": "I16", "shape": [3, 4], "descr": "<i2"}
+    stfs("sync", made.path)
+    assert official()["new"] == ("I16", [3, 4], array.tobytes())
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<i8", "|u1"])
+def test_np_save_over_a_tensor(edited, stfs, dtype):
+    made, official = edited
+    array = np.arange(20).astype(dtype).reshape(4, 5)
+    np.save(made.path / "a.npy", np.asfortranarray(array))
+    assert (np.load(made.path / "a.npy") == array).all()
+    stfs("sync", made.path)
+    assert official()["a"][2] == array.tobytes() and official()["a"][1] == [4, 5]
+
+
+def test_np_load_mapped_for_writing(edited, stfs):
+    made, official = edited
+    array = np.load(made.path / "big.npy", mmap_mode="r+")
+    array[7] = 2.5
+    array.flush()
+    raw = np.memmap(made.path / "big", np.float32, "r", shape=(512, 600))
+    assert (raw[7] == 2.5).all() and (np.fromfile(made.path / "big", np.float32)[7 * 600:8 * 600] == 2.5).all()
+    # Within the tensor, and flushed: it is in the model, without a commit.
+    assert official()["big"][2][7 * 2400:8 * 2400] == np.full(600, 2.5, np.float32).tobytes()
+
+
+def test_a_mapping_of_the_raw_bytes_shows_in_the_npy(edited):
+    made, _ = edited
+    seen = np.load(made.path / "big.npy", mmap_mode="r")
+    before = float(seen[3, 3])
+    raw = np.memmap(made.path / "big", np.float32, "r+", shape=(512, 600))
+    raw[3, 3] = before + 1
+    raw.flush()
+    assert float(seen[3, 3]) == before + 1
+
+
+def test_a_type_that_numpy_lacks_is_kept(edited, stfs):
+    made, official = edited
+    array = np.load(made.path / "half.npy")
+    assert array.dtype == np.dtype("V2")
+    np.save(made.path / "half.npy", array)
+    np.save(made.path / "copy.npy", array)
+    stfs("sync", made.path)
+    assert official()["half"][:2] == official()["copy"][:2] == ("BF16", [3, 5])
+
+
+@pytest.mark.parametrize("file", ["x.npy", "a.npy"])
+def test_an_array_that_no_tensor_can_be_is_refused_at_close(edited, file):
+    made, _ = edited
+    old = sorted(os.listdir(made.path)), (made.path / "a").read_bytes()
+    for array in (np.arange(6, dtype=">f4"), np.array(["text"]), np.zeros(3, "V1")):
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        with pytest.raises(OSError, match="Invalid argument"):
+            with open(made.path / file, "wb", buffering=0) as out:
+                out.write(buffer.getvalue())
+    # One that ends early as well.
+    with pytest.raises(OSError, match="Invalid argument"):
+        with open(made.path / file, "wb", buffering=0) as out:
+            np.save(buffer := io.BytesIO(), np.zeros(100))
+            out.write(buffer.getvalue()[:-1])
+    refused = json.loads((made.path / ".stfs").read_text())["refused"]
+    assert [r["file"] for r in refused] == [file] and "bytes" in refused[0]["why"]
+    assert (sorted(os.listdir(made.path)), (made.path / "a").read_bytes()) == old
+
+
+# --- rsync, cp, tar ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", ["--whole-file", "--inplace", "--no-whole-file"])
+def test_rsync_of_one_tensor_between_two_mounts(edited, mount_rw, make_model, stfs, option):
+    made, official = edited
+    source = make_model("other.safetensors", {"big": ("F32", [512, 600], os.urandom(512 * 2400)), "z": ("U8", [3], None)})
+    os.utime(source, (10 ** 9, 10 ** 9))  # rsync looks at size and time alone
+    other = mount_rw(source)
+    run(need("rsync"), "-a", option, other.path / "big", other.path / "big.json", made.path)
+    assert run("rsync", "-ai", "--dry-run", other.path / "big", other.path / "big.json", made.path) == ""
+    stfs("sync", made.path)
+    assert official()["big"] == models.official_tensors(other.model)["big"]
+    assert not [f for f in os.listdir(made.path) if f.startswith(".")]
+
+
+COPIERS = {
+    "cp -r": lambda source, target: run("cp", "-r", f"{source}/.", target),
+    "cp -a": lambda source, target: run("cp", "-a", f"{source}/.", target),
+    "rsync -a": lambda source, target: run(need("rsync"), "-a", f"{source}/", f"{target}/"),
+    "rsync -a --inplace": lambda source, target: run(need("rsync"), "-a", "--inplace", f"{source}/", f"{target}/"),
+    "tar x": lambda source, target: run("sh", "-c", f"tar -C '{source}' -cf - . | tar -C '{target}' -xf -"),
+    "shutil": lambda source, target: shutil.copytree(source, target, dirs_exist_ok=True),
+}
+
+
+@pytest.mark.parametrize("how", COPIERS)
+def test_an_exported_directory_becomes_the_same_model(mount, mount_rw, make_model, stfs, tmp_path, how):
+    tensors = dict(TENSORS, **{"a/b%": ("I8", [7], None), "scalar": ("F64", [], None), "empty": ("F16", [0, 3], None),
+                               "n" * 300: ("U8", [5], None), "f4": ("F4", [6], None)})
+    source = mount(make_model("source.safetensors", tensors, {"format": "pt", "k": "v\n\""}))
+    shutil.copytree(source.path, tmp_path / "export")
+    made = mount_rw(tmp_path / "new.safetensors", "create")
+    COPIERS[how](tmp_path / "export", made.path)
+    stfs("umount", made.path)
+    assert models.official_tensors(made.model) == models.official_tensors(source.model)
+    assert models.read_header(made.model)[0]["__metadata__"] == {"format": "pt", "k": "v\n\""}
+
+
+def test_tar_over_a_model_keeps_its_types(edited, stfs, tmp_path):
+    """tar removes a file before it creates it anew."""
+    made, official = edited
+    (tmp_path / "a").write_bytes(bytes(96))
+    run("tar", "-C", tmp_path, "-cf", tmp_path / "a.tar", "a")
+    run("tar", "-C", made.path, "--unlink-first", "-xf", tmp_path / "a.tar")
+    stfs("sync", made.path)
+    assert official()["a"] == ("F32", [4, 6], bytes(96))
+
+
+@pytest.mark.parametrize("command", ["rm {0}/a*", "rm -r {0}/*", "find {0} -name 'a*' -delete", "rm {0}/a.json {0}/a",
+                                     "{1} -c 'import glob, os; [os.unlink(f) for f in glob.glob(\"{0}/a*\")]'"])
+def test_all_files_of_a_tensor_can_be_removed(edited, stfs, command):
+    made, official = edited
+    run("sh", "-c", command.format(made.path, sys.executable))
+    assert not [f for f in os.listdir(made.path) if f.startswith("a")]
+    stfs("sync", made.path)
+    assert "a" not in official()
+
+
+# --- editors ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("setting", ["backupcopy=no", "backupcopy=yes", "backupcopy=auto", "backup", "nowritebackup"])
+def test_vim_on_a_sidecar(edited, stfs, setting):
+    made, official = edited
+    run(need("vim.tiny"), "-es", "-u", "NONE", "-c", f"set {setting} backupdir=.", "-c", "%s/4,6/24/", "-c", "wq",
+        made.path / "a.json", cwd=made.path)
+    assert sidecar(made.path / "a.json")["shape"] == [24]
+    stfs("sync", made.path)
+    assert official()["a"][:2] == ("F32", [24]) and sorted(official()) == sorted(TENSORS)
+
+
+def test_sed_in_place(edited, stfs):
+    made, official = edited
+    run("sed", "-i", "s/4,6/6,4/", made.path / "a.json")
+    run("sed", "-i", "s/pt/tf/", made.path / "__metadata__.json")
+    stfs("sync", made.path)
+    assert official()["a"][:2] == ("F32", [6, 4])
+    assert models.read_header(made.model)[0]["__metadata__"] == {"format": "tf"}
+
+
+def test_a_text_that_does_not_parse_is_refused(edited, stfs):
+    made, official = edited
+    for file, text, why in (("a.json", "{", "a.json"), ("a.json", '{"dtype":"F33","shape":[4,6]}', "F33"),
+                            ("__metadata__.json", '{"k": 1}', "string")):
+        old = (made.path / file).read_text()
+        with pytest.raises(OSError, match="Invalid argument"):
+            with open(made.path / file, "w") as out:
+                out.write(text)
+        with open(made.path / file, "r+") as out:
+            out.truncate(0)
+            out.write(text)
+            out.flush()
+            with pytest.raises(OSError, match="Invalid argument"):
+                os.fsync(out.fileno())
+            out.truncate(0)
+            out.seek(0)
+            out.write(old)
+        temporary = made.path / ".tmp"
+        temporary.write_text(text)
+        with pytest.raises(OSError, match="Invalid argument"):
+            os.rename(temporary, made.path / file)
+        temporary.unlink()
+        assert (made.path / file).read_text() == old
+        assert any(why in r["why"] or why == r["file"] for r in json.loads((made.path / ".stfs").read_text())["refused"])
+    stfs("sync", made.path)
+    assert official()["a"][:2] == ("F32", [4, 6])
+
+
+def test_a_file_managers_copy(edited, stfs):
+    made, official = edited
+    for file in ("a", "a.json"):
+        run(need("gio"), "copy", made.path / file, made.path / file.replace("a", "copy", 1))
+    stfs("sync", made.path)
+    assert official()["copy"] == official()["a"]
+
+
+# --- unmounting -------------------------------------------------------------------------------------------
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_stfs_umount_leaves_the_new_model(edited, stfs):
+    made, official = edited
+    for i in range(20):
+        (made.path / f"t{i}.json").write_text('{"dtype":"U8","shape":[1000000]}')
+        (made.path / f"t{i}").write_bytes(bytes([i]) * 1000000)
+    stfs("umount", made.path)
+    assert len(official()) == 3 + 20
+
+
+def test_fusermount_does_not_wait_but_the_daemon_finishes(edited):
+    made, official = edited
+    (made.path / "a").unlink()
+    made.unmount()  # fusermount3 -u, then waits for the daemon
+    assert sorted(official()) == ["big", "half"]
+
+
+@pytest.mark.parametrize("signal", ["TERM", "INT", "HUP"])
+def test_a_signal_commits(edited, signal):
+    made, official = edited
+    (made.path / "a").unlink()
+    run("kill", f"-{signal}", made.pid)
+    assert made.ended() == 0 and sorted(official()) == ["big", "half"]
