@@ -38,7 +38,7 @@ struct file {
 	unsigned opens, writers;
 	struct stfs_buf now;
 	struct type own; /* another than the model's */
-	bool settled, staged;
+	bool settled, staged, rewritten;
 
 	int was; /* its name in the model, or -1 */
 	struct stfs_buf disk;
@@ -56,7 +56,8 @@ static struct oracle_setup setup;
 static uint64_t state;
 static struct stfs_tree *tree;
 static struct file files[FILES];
-static struct type declared[NAMES];
+static struct type declared[NAMES]; /* sidecars without a tensor */
+static bool declared_settled[NAMES], text_removed[NAMES];
 static int metadata, disk_metadata, taken_metadata; /* 0: none */
 static bool metadata_staged, metadata_since;
 static uint64_t serials;
@@ -263,9 +264,9 @@ static void give(struct file *f, int name)
 	f->hidden = false;
 	if (declared[name].is && !f->own.is && f->was < 0) {
 		f->own = declared[name];
-		f->settled = false;
+		f->settled = declared_settled[name];
 	}
-	declared[name].is = false;
+	declared[name].is = text_removed[name] = false;
 }
 
 static void unname(struct file *f)
@@ -331,14 +332,18 @@ static void create(void)
 	}
 }
 
-static void remove_some(void)
+static void remove_file(struct file *f)
 {
-	struct file *f = pick(may_go);
+	struct type shown;
 	uint32_t number;
 
-	if (!f)
-		return;
 	if (f->name >= 0) {
+		if (fit(f, &shown) != STFS_FIT_NONE && !text_removed[f->name]) { /* its sidecar stays */
+			declared[f->name] = shown;
+			declared[f->name].is = true;
+			declared[f->name].serial = ++serials;
+			declared_settled[f->name] = f->settled;
+		}
 		number = know(f->name);
 		ck_assert_int_eq(stfs_tree_remove(tree, number), 0);
 		ck_assert_int_eq(stfs_tree_remove(tree, number), -ENOENT);
@@ -348,6 +353,14 @@ static void remove_some(void)
 	}
 	unname(f);
 	let_go(f);
+}
+
+static void remove_some(void)
+{
+	struct file *f = pick(may_go);
+
+	if (f)
+		remove_file(f);
 }
 
 static void inherit(struct file *f, const struct file *old)
@@ -573,8 +586,10 @@ static void resize_one(void)
 	if (below(4) == 0)
 		len = 0;
 	ck_assert_int_eq(stfs_tree_resize(tree, f->node, len, rewrite), 0);
-	if (rewrite || len != f->now.len)
+	if (rewrite || len != f->now.len) {
 		stage(f);
+		f->rewritten |= len == 0;
+	}
 	if (len > f->now.len)
 		ck_assert_int_eq(stfs_buf_fill(&f->now, 0, len - f->now.len), 0);
 	f->now.len = len;
@@ -591,13 +606,16 @@ static void declare(void)
 	uint32_t number = know(name);
 
 	ck_assert_int_eq(stfs_tree_declare(tree, number, &wanted), 0);
-	if (!f && below(4) == 0) {
+	text_removed[name] = false;
+	if (below(4) == 0) {
 		stfs_tree_undeclare(tree, number);
-		t.is = false;
+		text_removed[name] = f != NULL;
+		t.is = t.is && f;
 	}
 	forget(number);
 	if (!f) {
 		declared[name] = t;
+		declared_settled[name] = false;
 		return;
 	}
 	t.is = f->was < 0 || !same_type(&t, &f->disk_type);
@@ -787,6 +805,7 @@ static void check_tables(void)
 void oracle_check(const char *when)
 {
 	struct pending_sum sum = {.when = when};
+	struct stfs_typing_view view;
 	size_t want = 0;
 	uint32_t number;
 
@@ -797,6 +816,8 @@ void oracle_check(const char *when)
 
 		ck_assert_uint_eq(r < 0 ? STFS_NO_NUMBER : stfs_tree_named(tree, number),
 				  named(i) ? named(i)->node : STFS_NO_NUMBER);
+		if (!named(i)) /* a sidecar may be there all the same */
+			ck_assert_int_eq(r == 0 && stfs_tree_typing(tree, number, &view), declared[i].is);
 	}
 	for (int i = 0; i < SCRATCHES; i++)
 		ck_assert_uint_eq(stfs_tree_scratch(tree, scratch_text(i)),
@@ -877,7 +898,7 @@ static bool is_model(struct stfs_model *model, bool fresh, struct stfs_buf *why)
 		/* Writes that wait for no commit get there when they can. */
 		if (!f->staged && !(fresh && f->staged_since) && is_same(bytes, &f->now, ref.len))
 			continue;
-		return stfs_buf_printf(why, "bytes of %.*s; ", (int)ref.name.len, ref.name.ptr), false;
+		return stfs_buf_printf(why, "bytes of %.*s (staged %d); ", (int)ref.name.len, ref.name.ptr, f->staged), false;
 	}
 	ck_assert_int_eq(stfs_model_metadata(model, add_metadata, &has), 0);
 	if (has != (fresh ? taken_metadata : disk_metadata))
@@ -945,6 +966,8 @@ static bool is_ready(struct file *f)
 	if (!(changes & (STFS_CHANGE_NEW | STFS_CHANGE_REPLACED | STFS_CHANGE_RETYPED)))
 		return true;
 	if (changes & (STFS_CHANGE_NEW | STFS_CHANGE_REPLACED) && f->writers && !is_asked(f) && !request->end)
+		return false;
+	if (how == STFS_FIT_ROWS && f->rewritten && !asked && f->now.len < (f->own.is ? f->own.bytes : f->disk_type.bytes))
 		return false;
 	if ((how == STFS_FIT_NONE && !asked) || (how == STFS_FIT_NOT && !request->end))
 		return false;
@@ -1042,6 +1065,7 @@ static void apply(void)
 		if (f->own.is && f->own.serial == f->taken_serial)
 			f->own.is = false;
 		f->settled |= !f->own.is;
+		f->rewritten &= tree && tree->nodes[f->node].content;
 	}
 	disk_metadata = taken_metadata;
 	metadata_staged = metadata_since;
@@ -1072,6 +1096,8 @@ static void disturb(void)
 	if (!setup.midway || request->end || pthread_rwlock_trywrlock(&tree->lock) != 0)
 		return;
 	pthread_rwlock_unlock(&tree->lock);
+	if (applied)
+		drained();
 	for (size_t n = below(3); n > 0; n--) {
 		oracle_met.midway++;
 		oracle_change();
@@ -1212,6 +1238,17 @@ static int commit(const struct stfs_commit_request *what)
 	return r;
 }
 
+/* Nobody reads them behind the last commit. */
+static void drop_unnamed(void)
+{
+	for (int i = 0; i < SCRATCHES; i++)
+		if (scratched(i))
+			remove_file(scratched(i));
+	for (struct file *f = files; f < files + FILES; f++)
+		while (f->used && f->opens && !is_linked(f))
+			close_file(f);
+}
+
 int oracle_commit(bool end)
 {
 	struct stfs_commit_request what = {.all = end || below(2), .end = end};
@@ -1219,6 +1256,8 @@ int oracle_commit(bool end)
 	bool left_out[3];
 	struct file *asked[3];
 
+	if (end)
+		drop_unnamed();
 	what.nodes = nodes;
 	what.left_out = left_out;
 	for (size_t n = end ? 0 : below(3); what.count < n; what.count++) {
@@ -1247,7 +1286,7 @@ static void bind_files(void)
 		f->name = f->was;
 		f->scratch = -1;
 		f->opens = f->writers = 0;
-		f->own.is = f->staged = f->known = f->taken = false;
+		f->own.is = f->staged = f->rewritten = f->known = f->taken = false;
 		f->settled = true;
 		set_bytes(&f->now, &f->disk);
 		ck_assert_int_eq(stfs_tree_find(tree, stfs_str_from(name_text(f->name)), &number), 0);
@@ -1255,7 +1294,7 @@ static void bind_files(void)
 		ck_assert_uint_ne(f->node, STFS_NO_NUMBER);
 	}
 	for (int i = 0; i < NAMES; i++)
-		declared[i].is = false;
+		declared[i].is = text_removed[i] = false;
 	metadata = disk_metadata;
 	metadata_staged = false;
 }
@@ -1291,6 +1330,7 @@ void oracle_recover(void)
 
 	oracle_met.stuck++;
 	stfs_tree_close(tree);
+	tree = NULL;
 	busy = true;
 	ck_assert_msg(stfs_recover(model_path(), 0, &what, &err) == 0, "%s", err.message);
 	model = open_model("recovered");
@@ -1367,6 +1407,7 @@ void oracle_begin(const struct oracle_setup *wanted)
 	state = setup.seed;
 	memset(files, 0, sizeof(files));
 	memset(declared, 0, sizeof(declared));
+	memset(text_removed, 0, sizeof(text_removed));
 	memset(&trap, 0, sizeof(trap));
 	metadata = disk_metadata = 0;
 	metadata_staged = busy = false;
@@ -1391,6 +1432,12 @@ void oracle_begin(const struct oracle_setup *wanted)
 
 void oracle_end(void)
 {
+	oracle_commit(true);
+	oracle_check("at the end");
+	oracle_check_disk("at the end");
+	oracle_close_files();
+	if (tree->edit) /* no block was forgotten */
+		ck_assert_uint_eq(stfs_tree_spooled(tree), 0);
 	stfs_tree_close(tree);
 	tree = NULL;
 	for (struct file *f = files; f < files + FILES; f++)
