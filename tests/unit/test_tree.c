@@ -1029,10 +1029,11 @@ static const char *long_stem(char *text, size_t len, int number)
 {
 	static char stems[4][STFS_NAME_MAX + 1];
 	static unsigned next;
-	char *stem = stems[next++ % 4];
+	char *stem = stems[next++ % 4], digits[16];
 
 	memset(text, 'l', len);
-	snprintf(text + len - 8, 9, "%08d", number);
+	snprintf(digits, sizeof(digits), "%08d", number);
+	memcpy(text + len - 8, digits, 8);
 	stem[stfs_name_encode(stfs_str_slice(text, len), stem)] = '\0';
 	ck_assert(stfs_name_is_hashed(str(stem)));
 	return stem;
@@ -1139,10 +1140,13 @@ struct writer {
 	unsigned char *want, *got;
 };
 
-static void must(bool right)
+/* Prints the first one. */
+#define must(right) must_at(right, #right)
+
+static void must_at(bool right, const char *text)
 {
-	if (!right)
-		atomic_store(&wrong, true);
+	if (!right && !atomic_exchange(&wrong, true))
+		printf("# not so: %s\n", text);
 }
 
 static uint32_t find_own(const struct writer *w, size_t i, uint32_t *name)
@@ -1255,9 +1259,10 @@ static void *describe_on(void *data)
 {
 	while (!atomic_load(&finished)) {
 		char text[20];
-		const struct stfs_header_pair pair = {str("k"), str(text)};
+		struct stfs_header_pair pair = {.key = str("k")};
 
 		snprintf(text, sizeof(text), "%u", ++last_metadata);
+		pair.value = str(text);
 		must(stfs_tree_set_metadata(tree, &pair, 1, NULL) == 0);
 		sched_yield();
 	}

@@ -65,6 +65,14 @@ static const struct stfs_commit_request *request; /* while there is a commit */
 static const struct stfs_model *model_before;
 static bool noted, applied, busy;
 
+/* A call that is to fail. */
+static struct {
+	bool armed, for_ever, hit;
+	enum oracle_call kind;
+	size_t count_down;
+	int with_errno;
+} trap;
+
 static size_t below(size_t bound)
 {
 	return stfs_check_below(&state, bound);
@@ -717,6 +725,9 @@ static void check_bytes(const struct file *f, const char *when)
 	ck_assert_int_eq(view.linked, is_linked(f));
 	ck_assert_uint_eq(view.opens, f->opens);
 	got = stfs_tree_pread(tree, f->node, bytes, sizeof(bytes), 0);
+	/* A block shift that failed in the middle: nobody knows where its bytes are. */
+	if (got == -EIO && tree->stuck && trap.kind == CALL_FALLOCATE)
+		return;
 	ck_assert_msg(got == (ssize_t)f->now.len, "%s: node %u: read %zd of %zu", when, f->node, got, f->now.len);
 	for (size_t i = 0; i < f->now.len && memcmp(bytes, f->now.data, f->now.len) != 0; i++)
 		ck_assert_msg(bytes[i] == (unsigned char)f->now.data[i], "%s: node %u (name %d) differs at byte %zu of %zu", when, f->node,
@@ -1084,12 +1095,6 @@ static void drained(void)
 /* ---- Calls ---- */
 
 static struct stfs_io calls;
-static struct {
-	bool armed, for_ever, hit;
-	enum oracle_call kind;
-	size_t count_down;
-	int with_errno;
-} trap;
 
 static void disturb(void)
 {
