@@ -823,6 +823,32 @@ START_TEST(who_wants_the_name_of_one_that_waits_waits_too)
 }
 END_TEST
 
+/* Found out from the last to the first. */
+START_TEST(who_wants_the_name_of_one_that_turns_out_to_wait_waits_too)
+{
+	uint32_t c;
+
+	make_small();
+	open_as(STFS_TREE_RW);
+	c = node_of("c");
+	open_node(c);
+	stfs_tree_begin_writing(tree, c);
+	ck_assert_int_eq(stfs_tree_resize(tree, c, 70001, false), 0);
+	move("c", "z");
+	move("b", "c");
+	move("a", "b");
+	create("free", 8, 80);
+	ck_assert_int_eq(try_commit(true, false), 0);
+	ck_assert_str_eq(on_disk(), SMALL " free:U8[80]8");
+	ck_assert_uint_eq(pending(), 3);
+	stfs_tree_end_writing(tree, c);
+	stfs_tree_closed(tree, c);
+	ck_assert_int_eq(stfs_tree_resize(tree, c, 70000, false), 0);
+	commit();
+	ck_assert_str_eq(on_disk(), "b:U8[5000]1 c:U8[300]2 free:U8[80]8 z:U8[70000]3");
+}
+END_TEST
+
 START_TEST(where_nothing_changed_nothing_is_looked_for)
 {
 	make_small();
@@ -1357,6 +1383,7 @@ int main(void)
 		a_commit_takes_what_was_there, nothing_is_left_of_what_went_while_it_was_taken,
 		layers_lie_upon_layers_of_commits_that_failed, what_is_removed_keeps_its_bytes_while_it_is_open,
 		a_tensor_that_gets_its_name_back_while_it_is_kept_stays, who_wants_the_name_of_one_that_waits_waits_too,
+		who_wants_the_name_of_one_that_turns_out_to_wait_waits_too,
 		where_nothing_changed_nothing_is_looked_for, no_tensor_gets_a_name_that_no_model_can_hold,
 		a_write_in_place_is_not_hidden_by_one_that_grows, a_write_that_ends_behind_a_sync_is_synced_by_the_next,
 		temporary_names_and_nodes_are_used_again, long_names_are_known_by_their_hash,

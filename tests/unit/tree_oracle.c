@@ -45,7 +45,7 @@ struct file {
 	struct type disk_type;
 
 	/* Of a commit: */
-	bool expected, taken, staged_since;
+	bool expected, taken, staged_since, touched_since;
 	int to; /* its name then; -1: removed */
 	struct stfs_buf taken_bytes;
 	struct type taken_type;
@@ -262,7 +262,7 @@ static void settle(struct file *f)
 
 static void stage(struct file *f)
 {
-	f->staged = f->staged_since = true;
+	f->staged = f->staged_since = f->touched_since = true;
 }
 
 static void give(struct file *f, int name)
@@ -517,6 +517,7 @@ static void put_bytes(struct file *f, const unsigned char *bytes, size_t len, ui
 	if (end > before)
 		ck_assert_int_eq(stfs_buf_fill(&f->now, 0, end - before), 0);
 	memcpy(f->now.data + offset, bytes, len);
+	f->touched_since = true;
 	if (in_place)
 		memcpy(f->disk.data + offset, bytes, len);
 	if (end > before || tree->staged)
@@ -1042,11 +1043,12 @@ static void note(void)
 		if (!f->used)
 			continue;
 		f->taken = tree->nodes[f->node].taking != NULL;
-		ck_assert_msg(f->taken == f->expected, "node %u (name %d, in the model %d) taken: %d, want %d", f->node,
-			      f->name, f->was, f->taken, f->expected);
+		ck_assert_msg(f->taken == f->expected, "node %u (name %d, in the model %d, changes %x) taken: %d, want %d; "
+			      "all %d, end %d, fit %d, writers %u, rewritten %d", f->node, f->name, f->was, changes_of(f), f->taken,
+			      f->expected, request->all, request->end, (int)fit(f, &(struct type){0}), f->writers, f->rewritten);
 		oracle_met.taken += f->taken;
 		oracle_met.left_out += !f->taken && changes_of(f);
-		f->staged_since = false;
+		f->staged_since = f->touched_since = false;
 		f->to = f->name;
 		f->taken_serial = f->own.is ? f->own.serial : 0;
 		if (f->taken)
@@ -1076,7 +1078,8 @@ static void apply(void)
 		if (f->own.is && f->own.serial == f->taken_serial)
 			f->own.is = false;
 		f->settled |= !f->own.is;
-		f->rewritten &= tree && tree->nodes[f->node].content;
+		/* Another layer since then may be on its way to the model by now: take the tree's word. */
+		f->rewritten = f->rewritten && f->touched_since && tree && tree->nodes[f->node].rewritten;
 	}
 	disk_metadata = taken_metadata;
 	metadata_staged = metadata_since;
@@ -1096,11 +1099,17 @@ static void drained(void)
 
 static struct stfs_io calls;
 
+/* Whether this call is made without the lock. */
+static bool is_free(void)
+{
+	if (pthread_rwlock_trywrlock(&tree->lock) != 0)
+		return false;
+	pthread_rwlock_unlock(&tree->lock);
+	return true;
+}
+
 static void disturb(void)
 {
-	if (!setup.midway || request->end || pthread_rwlock_trywrlock(&tree->lock) != 0)
-		return;
-	pthread_rwlock_unlock(&tree->lock);
 	if (applied)
 		drained();
 	for (size_t n = below(3); n > 0; n--) {
@@ -1119,9 +1128,9 @@ static bool fails(enum oracle_call kind)
 		return false;
 	if (tree->committing && !noted)
 		note();
-	if (noted && !applied && tree->model != model_before)
+	if (noted && !applied && tree->model != model_before && is_free())
 		apply();
-	if (noted && below(4) == 0)
+	if (noted && setup.midway && !request->end && below(4) == 0 && is_free())
 		disturb();
 	if (!trap.armed || trap.kind != kind || (trap.count_down > 1 && trap.count_down--) ||
 	    (trap.count_down == 0 && !trap.for_ever))
