@@ -147,13 +147,26 @@ static int evacuate(struct stfs_tree *tree, uint32_t number)
 	return r;
 }
 
+/* Whether a file that is asked for itself wants the name that this one has in the model. */
+static bool is_in_the_way(struct stfs_tree *tree, const struct stfs_node *node,
+			  const struct stfs_commit_request *request)
+{
+	struct stfs_str was = stfs_model_name_of(tree->model, node->id);
+	uint32_t heir = request->count ? stfs_tree_named(tree, stfs_tree_lookup(tree, was)) : STFS_NO_NUMBER;
+
+	for (size_t i = 0; heir != STFS_NO_NUMBER && i < request->count; i++)
+		if (request->nodes[i] == heir)
+			return true;
+	return false;
+}
+
 static bool needs_evacuation(struct stfs_tree *tree, uint32_t number, const struct stfs_commit_request *request)
 {
 	const struct stfs_node *node = stfs_tree_get(tree, number);
 
 	if (!node || node->id == STFS_NO_TENSOR || node->name != STFS_NO_NUMBER || node->detached)
 		return false;
-	return node->scratch || (node->opens && request->all);
+	return node->scratch || (node->opens && (request->all || is_in_the_way(tree, node, request)));
 }
 
 static int evacuate_all(struct stfs_tree *tree, const struct stfs_commit_request *request)
