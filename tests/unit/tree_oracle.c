@@ -953,17 +953,23 @@ static bool is_asked(const struct file *f)
 	return false;
 }
 
+/* Whether what is removed but open goes in all the same: its bytes are kept. */
+static bool is_asked_away(const struct file *f)
+{
+	const struct file *heir = named(f->was);
+
+	return f->scratch >= 0 || request->all || (heir && is_asked(heir));
+}
+
 static bool is_removable(const struct file *f)
 {
-	if (request->end || f->scratch >= 0 || tree->nodes[f->node].detached)
-		return true;
-	return !f->opens || request->all;
+	return request->end || tree->nodes[f->node].detached || (!f->opens && f->scratch < 0) || is_asked_away(f);
 }
 
 static bool is_evacuated(const struct file *f)
 {
 	return !request->end && f->was >= 0 && f->name < 0 && !tree->nodes[f->node].detached &&
-	       (f->scratch >= 0 || (f->opens && request->all));
+	       (f->scratch >= 0 || f->opens) && is_asked_away(f);
 }
 
 /* Whether it has no reason of its own against it, and the type that it will have. */
