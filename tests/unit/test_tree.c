@@ -5,6 +5,8 @@
  */
 #include "tree_tools.h"
 
+#include <sys/stat.h>
+
 /* ---- T1, T2 ---- */
 
 START_TEST(names_and_nodes_belong_together)
@@ -268,10 +270,30 @@ static void recover(void)
 	ck_assert_int_eq(what, STFS_RECOVERED_RESCUED);
 }
 
+static int no_tmpfile(int folder, const char *name, int flags, mode_t mode)
+{
+	if ((flags & O_TMPFILE) != O_TMPFILE)
+		return openat(folder, name, flags, mode);
+	errno = EOPNOTSUPP;
+	return -1;
+}
+
+/* _i: 0 the model is another one, 1 no room; 2 with a spool elsewhere, 3 where no file is without a name. */
 START_TEST(what_cannot_be_committed_is_rescued)
 {
+	STFS_AUTO_FREE char *model = NULL, *elsewhere = NULL;
+	struct stfs_tree_options options = {.mode = STFS_TREE_RW};
+
 	make_small();
-	open_as(STFS_TREE_RW);
+	ck_assert_int_eq(mkdir(at("elsewhere"), 0700), 0);
+	options.path = model = strdup(at(M));
+	elsewhere = strdup(at("elsewhere"));
+	if (_i == 2)
+		options.spool_folder = elsewhere;
+	if (_i == 3)
+		calls.openat = no_tmpfile;
+	stfs_io = &calls;
+	ck_assert_int_eq(stfs_tree_open(&options, &tree, NULL), 0);
 	create("x", 9, 150000);
 	create("odd", 8, 10);
 	declare("odd", STFS_F32, 3, 12);
@@ -287,11 +309,12 @@ START_TEST(what_cannot_be_committed_is_rescued)
 	} else {
 		calls.fsync = failing_fsync;
 		fails_next = true;
-		stfs_io = &calls;
-		ck_assert_int_eq(try_commit(true, true), -EIO);
-		stfs_io = &stfs_io_system;
+		fails_with = ENOSPC;
+		ck_assert_int_eq(try_commit(true, true), -ENOSPC);
+		fails_with = EIO;
 	}
 	rescue();
+	stfs_io = &stfs_io_system;
 	if (_i == 0)
 		ck_assert_int_eq(rename(at("kept"), at(M)), 0);
 	ck_assert_str_eq(on_disk(), SMALL);
@@ -469,7 +492,7 @@ int main(void)
 	tcase_set_timeout(tcase, 100);
 	for (size_t i = 0; i < STFS_CHECK_COUNT(tests); i++)
 		tcase_add_test(tcase, tests[i]);
-	tcase_add_loop_test(tcase, what_cannot_be_committed_is_rescued, 0, 2);
+	tcase_add_loop_test(tcase, what_cannot_be_committed_is_rescued, 0, 4);
 	tcase_add_loop_test(tcase, writes_beside_a_commit_that_failed_are_rescued, 0, 3);
 	suite_add_tcase(suite, tcase);
 	return stfs_check_main(suite);

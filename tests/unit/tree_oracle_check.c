@@ -26,8 +26,8 @@ static void check_bytes(const struct file *f, const char *when)
 		return;
 	ck_assert_msg(got == (ssize_t)f->now.len, "%s: node %u: read %zd of %zu", when, f->node, got, f->now.len);
 	for (size_t i = 0; i < f->now.len && memcmp(bytes, f->now.data, f->now.len) != 0; i++)
-		ck_assert_msg(bytes[i] == (unsigned char)f->now.data[i], "%s: node %u (name %d) differs at byte %zu of %zu", when, f->node,
-			      f->name, i, f->now.len);
+		ck_assert_msg(bytes[i] == (unsigned char)f->now.data[i],
+			      "%s: node %u (name %d) differs at byte %zu of %zu", when, f->node, f->name, i, f->now.len);
 }
 
 static void check_typing(const struct file *f, const char *when)
@@ -205,7 +205,8 @@ bool is_model(struct stfs_model *model, bool fresh, struct stfs_buf *why)
 		/* Writes that wait for no commit get there when they can. */
 		if (!f->staged && !(fresh && f->staged_since) && is_same(bytes, &f->now, ref.len))
 			continue;
-		return stfs_buf_printf(why, "bytes of %.*s (staged %d); ", (int)ref.name.len, ref.name.ptr, f->staged), false;
+		return stfs_buf_printf(why, "bytes of %.*s (staged %d); ", (int)ref.name.len, ref.name.ptr,
+				       f->staged), false;
 	}
 	ck_assert_int_eq(stfs_model_metadata(model, add_metadata, &has), 0);
 	if (has != (fresh ? taken_metadata : disk_metadata))

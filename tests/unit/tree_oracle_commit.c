@@ -116,8 +116,9 @@ static void note(void)
 			continue;
 		f->taken = tree->nodes[f->node].taking != NULL;
 		ck_assert_msg(f->taken == f->expected, "node %u (name %d, in the model %d, changes %x) taken: %d, want %d; "
-			      "all %d, end %d, fit %d, writers %u, rewritten %d", f->node, f->name, f->was, changes_of(f), f->taken,
-			      f->expected, request->all, request->end, (int)fit(f, &(struct type){0}), f->writers, f->rewritten);
+			      "all %d, end %d, fit %d, writers %u, rewritten %d", f->node, f->name, f->was,
+			      changes_of(f), f->taken, f->expected, request->all, request->end,
+			      (int)fit(f, &(struct type){0}), f->writers, f->rewritten);
 		oracle_met.taken += f->taken;
 		oracle_met.left_out += !f->taken && changes_of(f);
 		f->staged_since = f->touched_since = false;

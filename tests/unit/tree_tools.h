@@ -323,6 +323,7 @@ static inline ssize_t midway_pwrite(int fd, const void *bytes, size_t len, off_t
 
 /* The first one fails. */
 static bool fails_next;
+static int fails_with = EIO;
 
 static inline int failing_fsync(int fd)
 {
@@ -330,7 +331,7 @@ static inline int failing_fsync(int fd)
 
 	fails_next = false;
 	be_midway(fd);
-	errno = EIO;
+	errno = fails_with;
 	return fails ? -1 : fsync(fd);
 }
 
