@@ -94,6 +94,27 @@ static bool only_readable(int r)
 	return r == -EPERM || r == -EACCES || r == -EROFS || r == -EBADMSG || r == -ETXTBSY;
 }
 
+/* What could not be opened for writing (`r`, `why`) is at least read, if that is all that is wrong with it. */
+static int open_readable(struct stfs_fs *fs, struct stfs_tree_options *tree, int r, struct stfs_err *why)
+{
+	struct stfs_err second = STFS_ERR_INIT;
+
+	tree->mode = STFS_TREE_RO;
+	if (stfs_tree_open(tree, &fs->tree, &second) < 0) {
+		*why = second; /* it names the path as it was given, and is no question of writing */
+		return second.code;
+	}
+	if (!only_readable(r)) {
+		stfs_tree_close(fs->tree);
+		fs->tree = NULL;
+		return r;
+	}
+	fs->readonly_because = strdup(why->message);
+	stfs_log(STFS_LOG_WARNING, "%s: mounted read-only (%s); -o cow edits a private copy", fs->options->model,
+		 why->message);
+	return 0;
+}
+
 static int open_tree(struct stfs_fs *fs, struct stfs_err *err)
 {
 	const struct stfs_options *o = fs->options;
@@ -109,20 +130,9 @@ static int open_tree(struct stfs_fs *fs, struct stfs_err *err)
 	struct stfs_err why = STFS_ERR_INIT;
 	int r = stfs_tree_open(&tree, &fs->tree, &why);
 
-	if (r < 0 && tree.mode == STFS_TREE_RW && only_readable(r)) {
-		struct stfs_err second = STFS_ERR_INIT;
-
-		tree.mode = STFS_TREE_RO;
-		if (stfs_tree_open(&tree, &fs->tree, &second) == 0) {
-			fs->readonly_because = strdup(why.message);
-			stfs_log(STFS_LOG_WARNING, "%s: mounted read-only (%s); -o cow edits a private copy", o->model,
-				 why.message);
-			return 0;
-		}
-	}
-	if (r < 0)
-		stfs_err_set(err, r, why.position, "%s", why.message);
-	return r;
+	if (r < 0 && tree.mode == STFS_TREE_RW && r != -EBUSY && r != -EUCLEAN)
+		r = open_readable(fs, &tree, r, &why);
+	return r < 0 ? stfs_err_set(err, r, why.position, "%s", why.message) : 0;
 }
 
 int stfs_fs_open(struct stfs_fs *fs, const struct stfs_options *options, struct stfs_err *err)

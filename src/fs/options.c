@@ -38,7 +38,7 @@ const char stfs_options_help[] =
 "  ro                       read-only\n"
 "  rw                       read and write (default, where the model allows it)\n"
 "  cow                      write, but never to the model: `stfs save` keeps it\n"
-"  create                   make a new model; with overwrite: in place of an old one\n"
+"  create                   make a new model; with overwrite: or in place of one\n"
 "  force                    write also to a model that a cache or links share\n"
 "  autosync=S               commit after S seconds without a change (default: 2;\n"
 "                           0: never)\n"
@@ -270,7 +270,7 @@ static int set_spool_limit(struct stfs_options *options, const char *value, stru
 
 	errno = 0;
 	bytes = strtoull(value, &end, 10);
-	unit = *end ? strchr(units, *end) : NULL;
+	unit = *end && end != value ? strchr(units, *end) : NULL;
 	if (unit) {
 		shift = 10 * (int)(unit - units + 1);
 		end++;

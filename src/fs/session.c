@@ -236,6 +236,8 @@ int stfs_session_mount(struct stfs_fs *fs, struct fuse_session **session, struct
 		ops.getxattr = stfs_fs_op_getxattr;
 		ops.listxattr = stfs_fs_op_listxattr;
 	}
+	if (!stfs_fs_writable(fs)) /* nothing can come of a close: not a request each */
+		ops.flush = NULL;
 	r = session_args(fs, &args);
 	*session = r == 0 ? fuse_session_new(&args, &ops, sizeof(ops), fs) : NULL;
 	fuse_opt_free_args(&args);

@@ -42,6 +42,7 @@ struct stfs_arena {
 	size_t count, cap;
 	uint64_t end;  /* blocks */
 	uint64_t used; /* blocks that are out */
+	bool left;     /* the file is another's */
 };
 
 /* ---- The file ---- */
@@ -292,6 +293,8 @@ static int take(struct stfs_arena *arena, uint64_t after, uint64_t wanted, struc
 	size_t i;
 	int fd, r;
 
+	if (arena->left)
+		return -EROFS;
 	if (arena->fd < 0) {
 		/* One edit of the same model may have a spool of its own beside it. */
 		fd = stfs_arena_make_file(arena->folder_fd, arena->model_name, ".stfs-arena", &arena->name);
@@ -349,11 +352,28 @@ int stfs_arena_take(struct stfs_arena *arena, uint64_t after, uint64_t wanted, u
 	return 0;
 }
 
+void stfs_arena_leave(struct stfs_arena *arena)
+{
+	pthread_mutex_lock(&arena->lock);
+	arena->left = true;
+	pthread_mutex_unlock(&arena->lock);
+}
+
+static bool is_left(struct stfs_arena *arena)
+{
+	bool left;
+
+	pthread_mutex_lock(&arena->lock);
+	left = arena->left;
+	pthread_mutex_unlock(&arena->lock);
+	return left;
+}
+
 void stfs_arena_give_back(struct stfs_arena *arena, uint64_t first, uint64_t count)
 {
 	struct run run = {first, count, false};
 
-	if (!count)
+	if (!count || is_left(arena))
 		return;
 	/* They are nobody else's yet, so this needs no lock. */
 	run.stale = stfs_io_fallocate(arena->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, stfs_arena_offset(first),

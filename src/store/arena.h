@@ -48,6 +48,9 @@ int stfs_arena_take(struct stfs_arena *arena, uint64_t after, uint64_t wanted, u
 /* Whether so many bytes more could be taken now: 0 or -ENOSPC, -errno. Takes nothing. */
 int stfs_arena_check_room(struct stfs_arena *arena, uint64_t bytes);
 
+/* The file has become another's: from now on blocks that come back leave it as it is, and none can be taken. */
+void stfs_arena_leave(struct stfs_arena *arena);
+
 /* Nobody reads or writes them any more; their room on the disk is freed. Any part of any run. */
 void stfs_arena_give_back(struct stfs_arena *arena, uint64_t first, uint64_t count);
 

@@ -12,7 +12,7 @@
 #include "base/log.h"
 #include "format/metadata.h"
 #include "store/rescue.h"
-#include "store/tree_internal.h"
+#include "store/tree_pending.h"
 
 /* ---- Locks ---- */
 
@@ -400,18 +400,25 @@ static int open_readable(struct stfs_tree *tree, const struct stfs_tree_options 
 	return r == 0 && tree->folder_fd < 0 ? stfs_err_errno(err, -errno, "%s", options->path) : r;
 }
 
-/* What an earlier mount could not commit comes first. */
-static void take_up_rescue(const struct stfs_tree_options *options, unsigned flags)
+/* What an earlier mount could not commit comes first. When it cannot be either, it stays where it is. */
+static int take_up_rescue(struct stfs_edit *edit, struct stfs_err *err)
 {
 	struct stfs_err why = STFS_ERR_INIT;
-	enum stfs_recovered what = STFS_RECOVERED_NOTHING;
-	int r = stfs_recover(options->path, flags & STFS_EDIT_FORCE, &what, &why);
+	int r = stfs_edit_take_up(edit, &why);
 
-	if (r < 0 && r != -EBUSY)
+	if (r > 0) {
+		r = stfs_edit_commit(edit, NULL, NULL, &why);
+		if (r == 0)
+			r = stfs_edit_end_rescue(edit, &why);
+		if (r == 0)
+			stfs_log(STFS_LOG_WARNING, "%s: edits that an earlier mount could not commit were committed first",
+				 stfs_edit_path(edit));
+	}
+	if (r < 0) {
 		stfs_log(STFS_LOG_WARNING, "%s", why.message);
-	else if (what == STFS_RECOVERED_RESCUED)
-		stfs_log(STFS_LOG_WARNING, "%s: edits that an earlier mount could not commit were committed first",
-			 options->path);
+		r = stfs_edit_revert(edit, err);
+	}
+	return r;
 }
 
 static int open_writable(struct stfs_tree *tree, const struct stfs_tree_options *options, struct stfs_err *err)
@@ -426,6 +433,8 @@ static int open_writable(struct stfs_tree *tree, const struct stfs_tree_options 
 		r = stfs_edit_create(options->path, flags, &tree->edit, err);
 	} else {
 		r = stfs_edit_open(options->path, flags, &tree->edit, err);
+		if (r == 0)
+			r = take_up_rescue(tree->edit, err);
 	}
 	if (r < 0)
 		return r;
@@ -481,8 +490,6 @@ int stfs_tree_open(const struct stfs_tree_options *options, struct stfs_tree **o
 	tree->staged = options->staged || options->mode == STFS_TREE_COW;
 	tree->folder_fd = -1;
 	tree->path = strdup(options->path);
-	if (options->mode == STFS_TREE_RW)
-		take_up_rescue(options, options->force ? STFS_EDIT_FORCE : 0);
 	if (!tree->path)
 		r = -ENOMEM;
 	else if (options->mode == STFS_TREE_RO || options->mode == STFS_TREE_COW)
@@ -507,6 +514,7 @@ void stfs_tree_close(struct stfs_tree *tree)
 {
 	if (!tree)
 		return;
+	stfs_takings_free(tree); /* of a commit that got stuck */
 	for (uint32_t i = 0; i < tree->node_count; i++)
 		if (tree->nodes[i].used)
 			free_node(&tree->nodes[i]);
@@ -518,11 +526,11 @@ void stfs_tree_close(struct stfs_tree *tree)
 	free(tree->nodes);
 	free(tree->free_nodes);
 	free(tree->names);
+	free(tree->free_names);
 	free(tree->hashed);
 	free(tree->texts);
 	free(tree->by_id);
 	free((void *)(uintptr_t)tree->unsynced);
-	free(tree->takings);
 	stfs_nametable_free(&tree->table);
 	stfs_nametable_free(&tree->digests);
 	stfs_metadata_free(&tree->metadata);

@@ -137,11 +137,27 @@ static int evacuate(struct stfs_tree *tree, uint32_t number)
 		stfs_tree_release(tree);
 	}
 	stfs_tree_lock(tree);
-	tree->nodes[number].detached = r == 0;
-	if (r == 0)
-		keep_type(tree, &tree->nodes[number]);
+	node = &tree->nodes[number];
+	/* A scratch file may have become a tensor again meanwhile: its layer is drained. */
+	if (r == 0 && node->name == STFS_NO_NUMBER) {
+		node->detached = true;
+		keep_type(tree, node);
+	}
 	stfs_tree_unlock(tree);
 	return r;
+}
+
+/* Whether a file that is asked for itself wants the name that this one has in the model. */
+static bool is_in_the_way(struct stfs_tree *tree, const struct stfs_node *node,
+			  const struct stfs_commit_request *request)
+{
+	struct stfs_str was = stfs_model_name_of(tree->model, node->id);
+	uint32_t heir = request->count ? stfs_tree_named(tree, stfs_tree_lookup(tree, was)) : STFS_NO_NUMBER;
+
+	for (size_t i = 0; heir != STFS_NO_NUMBER && i < request->count; i++)
+		if (request->nodes[i] == heir)
+			return true;
+	return false;
 }
 
 static bool needs_evacuation(struct stfs_tree *tree, uint32_t number, const struct stfs_commit_request *request)
@@ -150,7 +166,7 @@ static bool needs_evacuation(struct stfs_tree *tree, uint32_t number, const stru
 
 	if (!node || node->id == STFS_NO_TENSOR || node->name != STFS_NO_NUMBER || node->detached)
 		return false;
-	return node->scratch || (node->opens && request->all);
+	return node->scratch || (node->opens && (request->all || is_in_the_way(tree, node, request)));
 }
 
 static int evacuate_all(struct stfs_tree *tree, const struct stfs_commit_request *request)
@@ -257,7 +273,6 @@ static void take_back(struct stfs_tree *tree)
 			node->content->frozen = false;
 	}
 	tree->committing = false;
-	tree->staged_any = true;
 	tree->stuck = tree->stuck || stfs_edit_is_stuck(tree->edit);
 	if (!tree->stuck) { /* else what was written stays where reading finds it */
 		if (stfs_edit_revert(tree->edit, &why) < 0)
@@ -274,21 +289,29 @@ static void drop_metadata(struct stfs_tree *tree)
 	tree->metadata = (struct stfs_metadata){0};
 }
 
-/* Collects and stages: whether there is anything to commit. */
-static int begin(struct stfs_tree *tree, const struct stfs_commit_request *request, bool *anything, bool *refused,
+/* What a commit has begun with. */
+struct beginning {
+	bool anything; /* there is something to commit */
+	bool refused;
+	bool metadata; /* is part of it, as of this edit: */
+	uint64_t metadata_edits;
+};
+
+/* Collects and stages, with the tree held exclusively. */
+static int begin(struct stfs_tree *tree, const struct stfs_commit_request *request, struct beginning *b,
 		 struct stfs_err *err)
 {
 	bool fresh = !tree->model && (request->all || request->end);
 	int r;
 
-	*anything = *refused = false;
+	*b = (struct beginning){.metadata = tree->metadata_staged, .metadata_edits = tree->metadata_edits};
 	if (!tree->staged_any && !fresh)
 		return 0;
-	r = stfs_tree_take(tree, request, refused, err);
-	*anything = r == 0 && stfs_edit_pending(tree->edit) &&
+	r = stfs_tree_take(tree, request, &b->refused, err);
+	b->anything = r == 0 && stfs_edit_pending(tree->edit) &&
 		    (tree->taking_count || tree->metadata_staged || fresh);
-	tree->committing = *anything;
-	if (r == 0 && !*anything && !tree->taking_count)
+	tree->committing = b->anything;
+	if (r == 0 && !b->anything && !tree->taking_count)
 		drop_metadata(tree); /* it is what the model has */
 	return r;
 }
@@ -301,27 +324,23 @@ static void count_progress(void *data, uint64_t done, uint64_t total)
 	atomic_store(&tree->total, total);
 }
 
-static int run(struct stfs_tree *tree, struct stfs_commit_report *report, struct stfs_err *err)
+static int run(struct stfs_tree *tree, const struct beginning *b, struct stfs_err *err)
 {
 	const struct stfs_progress progress = {count_progress, tree};
 	const struct stfs_edit_hooks hooks = {tree, stop, go_on, recorded, swapped};
-	uint64_t metadata_edits = tree->metadata_edits;
-	bool metadata = tree->metadata_staged;
 	int r;
 
-	stfs_tree_report(tree, report);
 	stfs_edit_watch(tree->edit, &hooks);
 	r = stfs_edit_commit(tree->edit, &progress, NULL, err);
 	count_progress(tree, 0, 0);
 	if (r < 0) {
-		stfs_commit_report_free(report);
 		take_back(tree);
 		return r;
 	}
 	stfs_tree_lock(tree);
 	stfs_tree_say_as_bytes(tree);
 	stfs_takings_free(tree);
-	if (metadata && tree->metadata_edits == metadata_edits)
+	if (b->metadata && tree->metadata_edits == b->metadata_edits)
 		drop_metadata(tree);
 	stfs_tree_unlock(tree);
 	return 0;
@@ -330,7 +349,7 @@ static int run(struct stfs_tree *tree, struct stfs_commit_report *report, struct
 int stfs_tree_commit(struct stfs_tree *tree, const struct stfs_commit_request *request,
 		     struct stfs_commit_report *report, struct stfs_err *err)
 {
-	bool anything = false, refused = false;
+	struct beginning b;
 	int r;
 
 	*report = (struct stfs_commit_report){0};
@@ -343,41 +362,60 @@ int stfs_tree_commit(struct stfs_tree *tree, const struct stfs_commit_request *r
 	if (r < 0)
 		return stfs_err_errno(err, r, "%s: keeping what is removed but open", tree->path);
 	stfs_tree_lock(tree);
-	r = begin(tree, request, &anything, &refused, err);
+	r = begin(tree, request, &b, err);
+	if (b.anything)
+		stfs_tree_report(tree, report);
 	stfs_tree_unlock(tree);
-	if (r < 0 || !anything)
-		take_back(tree);
+	if (b.anything)
+		r = run(tree, &b, err);
 	else
-		r = run(tree, report, err);
+		take_back(tree);
+	if (r < 0)
+		stfs_commit_report_free(report);
 	if (r < 0)
 		return err && err->code != r ? stfs_err_errno(err, r, "%s", tree->path) : r;
 	r = drain(tree);
 	if (r < 0)
 		return stfs_err_errno(err, r, "%s: writing what came during the commit", tree->path);
-	report->refused = refused;
+	report->refused = b.refused;
 	return sync_unsynced(tree, err);
+}
+
+/* The spool, with what is staged from it, becomes the rescue file. */
+static int keep_spool(struct stfs_tree *tree, struct stfs_err *err)
+{
+	bool lent = tree->arena_beside && stfs_arena_fd(tree->arena) >= 0;
+	int r;
+
+	if (lent)
+		stfs_edit_lend_spool(tree->edit, stfs_arena_fd(tree->arena), stfs_arena_end(tree->arena));
+	r = stfs_edit_rescue(tree->edit, err);
+	if (r == 0 && lent)
+		stfs_arena_leave(tree->arena);
+	return r;
 }
 
 int stfs_tree_rescue(struct stfs_tree *tree, struct stfs_err *err)
 {
 	const struct stfs_commit_request request = {.end = true};
-	bool anything = false, refused = false;
+	struct beginning b;
 	int r;
 
 	if (!tree->edit || tree->stuck)
 		return 0;
 	stfs_tree_lock(tree);
+	/* Also what only waited for a commit to end. */
+	for (uint32_t i = 0; i < tree->node_count; i++)
+		if (tree->nodes[i].used && tree->nodes[i].name != STFS_NO_NUMBER && tree->nodes[i].content)
+			tree->nodes[i].content->staged = true;
 	tree->staged_any = true;
-	r = begin(tree, &request, &anything, &refused, err);
+	r = begin(tree, &request, &b, err);
 	tree->committing = false;
 	stfs_tree_unlock(tree);
-	if (r == 0 && anything) {
-		if (tree->arena_beside && stfs_arena_fd(tree->arena) >= 0)
-			stfs_edit_lend_spool(tree->edit, stfs_arena_fd(tree->arena), stfs_arena_end(tree->arena));
-		r = stfs_edit_rescue(tree->edit, err);
-	}
+	if (r == 0 && b.anything)
+		r = keep_spool(tree, err);
 	stfs_tree_lock(tree);
 	stfs_takings_free(tree);
 	stfs_tree_unlock(tree);
-	return r < 0 ? r : anything;
+	return r < 0 ? r : b.anything;
 }

@@ -178,12 +178,14 @@ static int write_in_place(struct stfs_tree *tree, struct stfs_node *node, const 
 {
 	uint64_t start;
 	uint32_t shard;
+	int r;
 
 	if (!stfs_tree_base_of(tree, node, &shard, &start))
 		return -EIO;
-	/* Set before: who syncs clears it first, and then syncs. */
+	r = stfs_io_write(tree->model->shards[shard].fd, bytes, len, start + offset);
+	/* Set afterwards: a sync that came in between has cleared it, and may have missed these bytes. */
 	atomic_store(&tree->unsynced[shard], true);
-	return stfs_io_write(tree->model->shards[shard].fd, bytes, len, start + offset);
+	return r;
 }
 
 static int write_layer(struct stfs_tree *tree, uint32_t number, const void *bytes, size_t len,
@@ -220,6 +222,9 @@ int stfs_tree_write(struct stfs_tree *tree, uint32_t number, const void *bytes, 
 			pthread_mutex_unlock(stfs_tree_stripe(tree, number));
 			r = write_in_place(tree, node, bytes, len, offset);
 			pthread_mutex_lock(stfs_tree_stripe(tree, number));
+			/* A layer that was put over it meanwhile may have copied up what was there before. */
+			if (r == 0 && node->content)
+				r = write_layer(tree, number, bytes, len, offset);
 		} else {
 			r = write_layer(tree, number, bytes, len, offset);
 			staged = true;
@@ -291,22 +296,24 @@ static int zero_layer(struct stfs_tree *tree, uint32_t number, uint64_t offset, 
 	struct stfs_node *node;
 	int r;
 
-	stfs_tree_hold(tree);
+	/* Exclusively: blocks are given back, which somebody may be reading. */
+	stfs_tree_lock(tree);
 	r = stfs_tree_may_change(tree);
 	node = stfs_tree_get(tree, number);
 	if (r == 0 && !node)
 		r = -EIO;
 	if (r == 0) {
-		pthread_mutex_lock(stfs_tree_stripe(tree, number));
 		if (!node->content || node->content->frozen || offset + len > node->content->size)
 			r = 1;
 		else
 			r = stfs_content_zero(node->content, &base, offset, len);
-		if (r == 0)
+		if (r == 0) {
+			node->content->staged |= tree->staged;
+			tree->staged_any = true;
 			stfs_node_touch(node);
-		pthread_mutex_unlock(stfs_tree_stripe(tree, number));
+		}
 	}
-	stfs_tree_release(tree);
+	stfs_tree_unlock(tree);
 	if (r == 0)
 		stfs_tree_tell(tree);
 	return r;

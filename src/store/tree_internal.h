@@ -103,6 +103,8 @@ struct stfs_tree {
 	uint32_t free_count, free_cap;
 	struct stfs_treename *names; /* owned */
 	uint32_t name_count, name_cap;
+	uint32_t *free_names; /* owned: numbers that may be given anew */
+	uint32_t free_name_count, free_name_cap;
 	struct stfs_nametable table; /* owned: of names but the unresolved */
 	uint32_t table_room, table_used;
 	struct stfs_hashed *hashed; /* owned */

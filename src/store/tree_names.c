@@ -41,18 +41,60 @@ static bool is_dead(const struct stfs_treename *name)
 	return name->used && name->node == STFS_NO_NUMBER && !name->declared && name->lookups == 0;
 }
 
-static void bury(struct stfs_treename *name)
+/* Without memory for it the number is lost, no more. */
+static void give_up_number(struct stfs_tree *tree, uint32_t number)
 {
+	uint32_t *grown, cap = tree->free_name_cap ? 2 * tree->free_name_cap : 64;
+
+	if (tree->free_name_count == tree->free_name_cap) {
+		grown = reallocarray(tree->free_names, cap, sizeof(*grown));
+		if (!grown)
+			return;
+		tree->free_names = grown;
+		tree->free_name_cap = cap;
+	}
+	tree->free_names[tree->free_name_count++] = number;
+}
+
+static void bury(struct stfs_tree *tree, uint32_t number)
+{
+	struct stfs_treename *name = &tree->names[number];
+
 	if (name->text_owned)
 		free(name->text);
 	*name = (struct stfs_treename){.node = STFS_NO_NUMBER};
+	give_up_number(tree, number);
 }
 
-/* Room in the table for one more, twice what lives. */
+/* Puts all digests into a table that is large enough. */
+static void use_digests(struct stfs_tree *tree, const struct stfs_nametable *table, uint32_t room)
+{
+	for (uint32_t i = 0; i < tree->hashed_count; i++)
+		*stfs_nametable_slot(table, digest_of(tree, i), digest_of, tree) = i;
+	stfs_nametable_free(&tree->digests);
+	tree->digests = *table;
+	tree->digests_room = room;
+}
+
+/* Gives up the dead. */
+static void bury_all(struct stfs_tree *tree)
+{
+	uint32_t kept = 0;
+
+	for (uint32_t i = 0; i < tree->name_count; i++)
+		if (is_dead(&tree->names[i]))
+			bury(tree, i);
+	for (uint32_t i = 0; i < tree->hashed_count; i++)
+		if (tree->names[tree->hashed[i].name].used)
+			tree->hashed[kept++] = tree->hashed[i];
+	tree->hashed_count = kept;
+}
+
+/* Room in the tables for one more, twice what lives. */
 static int make_room(struct stfs_tree *tree)
 {
-	struct stfs_nametable table = {0};
-	uint32_t live = 0;
+	struct stfs_nametable table = {0}, digests = {0};
+	uint32_t live = 0, hashed = 2 * tree->hashed_count + 16;
 	int r;
 
 	if (tree->table.slots && tree->table_used < tree->table_room)
@@ -62,16 +104,17 @@ static int make_room(struct stfs_tree *tree)
 	if (live >= STFS_NO_NUMBER / 8)
 		return -EOVERFLOW;
 	r = stfs_nametable_make(&table, &tree->key, 2 * live + 64);
-	if (r < 0)
+	if (r == 0)
+		r = stfs_nametable_make(&digests, &tree->key, hashed);
+	if (r < 0) {
+		stfs_nametable_free(&table);
 		return r;
-	for (uint32_t i = 0; i < tree->name_count; i++) {
-		struct stfs_treename *name = &tree->names[i];
-
-		if (is_dead(name) && !name->unresolved)
-			bury(name);
-		if (name->used && !name->unresolved)
-			*stfs_nametable_slot(&table, text_of(tree, i), text_of, tree) = i;
 	}
+	bury_all(tree);
+	use_digests(tree, &digests, hashed);
+	for (uint32_t i = 0; i < tree->name_count; i++)
+		if (tree->names[i].used && !tree->names[i].unresolved)
+			*stfs_nametable_slot(&table, text_of(tree, i), text_of, tree) = i;
 	stfs_nametable_free(&tree->table);
 	tree->table = table;
 	tree->table_room = 2 * live + 64;
@@ -98,11 +141,7 @@ static int add_digest(struct stfs_tree *tree, const char *digest, uint32_t name)
 		r = stfs_nametable_make(&table, &tree->key, 2 * tree->hashed_count + 16);
 		if (r < 0)
 			return r;
-		for (uint32_t i = 0; i < tree->hashed_count; i++)
-			*stfs_nametable_slot(&table, digest_of(tree, i), digest_of, tree) = i;
-		stfs_nametable_free(&tree->digests);
-		tree->digests = table;
-		tree->digests_room = 2 * tree->hashed_count + 16;
+		use_digests(tree, &table, 2 * tree->hashed_count + 16);
 	}
 	memcpy(tree->hashed[tree->hashed_count].digest, digest, DIGEST);
 	tree->hashed[tree->hashed_count].name = name;
@@ -117,6 +156,10 @@ static int take_number(struct stfs_tree *tree, uint32_t *number)
 	struct stfs_treename *names;
 	uint32_t cap;
 
+	if (tree->free_name_count) {
+		*number = tree->free_names[--tree->free_name_count];
+		return 0;
+	}
 	if (tree->name_count == tree->name_cap) {
 		cap = tree->name_cap ? 2 * tree->name_cap : 64;
 		names = reallocarray(tree->names, cap, sizeof(*names));
@@ -130,25 +173,13 @@ static int take_number(struct stfs_tree *tree, uint32_t *number)
 	return 0;
 }
 
-/* A number that an earlier name has given up; few are looked at, for most are in use. */
-static bool reuse_number(struct stfs_tree *tree, uint32_t *number)
-{
-	for (uint32_t i = tree->name_count; i > 0 && i + 64 > tree->name_count; i--) {
-		if (tree->names[i - 1].used)
-			continue;
-		*number = i - 1;
-		return true;
-	}
-	return false;
-}
-
 int stfs_tree_add_name(struct stfs_tree *tree, struct stfs_str text, bool owned, uint32_t *number)
 {
 	char file[STFS_NAME_MAX + 1];
 	size_t len = 0;
 	int r = make_room(tree);
 
-	if (r == 0 && !reuse_number(tree, number))
+	if (r == 0)
 		r = take_number(tree, number);
 	if (r < 0)
 		return r;
@@ -157,8 +188,10 @@ int stfs_tree_add_name(struct stfs_tree *tree, struct stfs_str text, bool owned,
 		len = stfs_name_encode(text, file);
 	if (len && stfs_name_is_hashed(stfs_str_slice(file, len)))
 		r = add_digest(tree, file + len - DIGEST, *number);
-	if (r < 0)
+	if (r < 0) {
+		give_up_number(tree, *number);
 		return r;
+	}
 	tree->names[*number] = (struct stfs_treename){.text = (char *)(uintptr_t)text.ptr,
 						      .len = (uint32_t)text.len, .node = STFS_NO_NUMBER,
 						      .used = true, .text_owned = owned};
@@ -264,14 +297,21 @@ void stfs_tree_forget_name(struct stfs_tree *tree, uint32_t name, uint64_t times
 static int add_unresolved(struct stfs_tree *tree, struct stfs_str stem, uint32_t *name)
 {
 	char *text = stfs_tree_copy_text(stem);
-	int r = text ? take_number(tree, name) : -ENOMEM;
+	int r = text ? make_room(tree) : -ENOMEM;
 
 	if (r == 0)
-		r = add_digest(tree, text + stem.len - DIGEST, *name);
+		r = take_number(tree, name);
 	if (r < 0) {
 		free(text);
 		return r;
 	}
+	r = add_digest(tree, text + stem.len - DIGEST, *name);
+	if (r < 0) {
+		give_up_number(tree, *name);
+		free(text);
+		return r;
+	}
+	tree->table_used++; /* its text will stand there */
 	tree->names[*name] = (struct stfs_treename){.text = text, .len = (uint32_t)stem.len,
 						    .node = STFS_NO_NUMBER, .used = true, .text_owned = true,
 						    .unresolved = true};
@@ -284,6 +324,8 @@ static int add_decoded(struct stfs_tree *tree, struct stfs_str stem, uint32_t *n
 	char *copy;
 	int r = stfs_name_decode(stem, &text);
 
+	if (r == 0 && stfs_str_is(stfs_buf_str(&text), "__metadata__"))
+		r = -EINVAL; /* no header can hold it, and so no commit that has it could be made */
 	if (r < 0)
 		return r;
 	copy = stfs_tree_copy_text(stfs_buf_str(&text));
@@ -314,18 +356,14 @@ int stfs_tree_make_name(struct stfs_tree *tree, struct stfs_str stem, uint32_t *
 static int resolve(struct stfs_tree *tree, struct stfs_treename *name, uint32_t number, struct stfs_str text)
 {
 	char *copy = stfs_tree_copy_text(text);
-	int r = copy ? make_room(tree) : -ENOMEM;
 
-	if (r < 0) {
-		free(copy);
-		return r;
-	}
+	if (!copy)
+		return -ENOMEM;
 	free(name->text);
 	name->text = copy;
 	name->len = (uint32_t)text.len;
 	name->unresolved = false;
 	*stfs_nametable_slot(&tree->table, text, text_of, tree) = number;
-	tree->table_used++;
 	return 0;
 }
 

@@ -36,6 +36,7 @@ void stfs_takings_free(struct stfs_tree *tree);
 /* Whether a new tensor is put under this name: it takes the place of the old one, also in the header. */
 bool stfs_tree_puts_anew(const struct stfs_tree *tree, struct stfs_str name);
 
+/* The tree is held. */
 void stfs_tree_report(const struct stfs_tree *tree, struct stfs_commit_report *report);
 /* Says in the log which tensors became U8. */
 void stfs_tree_say_as_bytes(const struct stfs_tree *tree);

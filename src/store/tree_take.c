@@ -14,8 +14,10 @@ void stfs_takings_free(struct stfs_tree *tree)
 	for (size_t i = 0; i < tree->taking_count; i++) {
 		free(tree->takings[i].name);
 		free(tree->takings[i].pieces);
-		if (tree->nodes[tree->takings[i].node].taking == &tree->takings[i])
-			tree->nodes[tree->takings[i].node].taking = NULL;
+		if (tree->nodes[tree->takings[i].node].taking != &tree->takings[i])
+			continue;
+		tree->nodes[tree->takings[i].node].taking = NULL;
+		stfs_tree_sweep(tree, tree->takings[i].node); /* it may have been removed meanwhile */
 	}
 	free(tree->takings);
 	tree->takings = NULL;
@@ -200,9 +202,14 @@ static int stage_bytes(struct stfs_tree *tree, struct stfs_taking *taking, struc
 
 static int stage_type(struct stfs_tree *tree, struct stfs_taking *taking, struct stfs_err *err)
 {
-	const struct stfs_type *type = tree->nodes[taking->node].type;
+	STFS_AUTO_FREE uint64_t *dims = NULL;
+	struct stfs_typing_view view;
 
-	return stfs_edit_retype(tree->edit, stfs_taking_name(taking), type->dtype, type->dims, type->rank, err);
+	stfs_node_typing(tree, &tree->nodes[taking->node], &view);
+	dims = stfs_typing_dims(&view);
+	if (!dims)
+		return -ENOMEM;
+	return stfs_edit_retype(tree->edit, stfs_taking_name(taking), view.dtype, dims, view.rank, err);
 }
 
 /* Whether a new tensor is put under this name: it takes the place of the old one, also in the header. */

@@ -17,7 +17,7 @@ from conftest import SLOW
 
 USER, STRANGER = 65534, 65533
 LOOKUP, FORGET, GETATTR, OPEN, READ, STATFS, RELEASE, FLUSH, INIT = 1, 2, 3, 14, 15, 17, 18, 25, 26
-OPENDIR, READDIR, RELEASEDIR, FSYNCDIR, INTERRUPT, BATCH_FORGET = 27, 28, 29, 30, 36, 42
+FSYNC, OPENDIR, READDIR, RELEASEDIR, FSYNCDIR, INTERRUPT, BATCH_FORGET = 20, 27, 28, 29, 30, 36, 42
 FOPEN_DIRECT_IO = 1
 PR_SET_DUMPABLE, PR_SET_NAME = 4, 15
 ATTR = "QQQQQQIIIIIIIIII"
@@ -50,7 +50,7 @@ class FakeDaemon(threading.Thread):
             _, opcode, unique, node = struct.unpack_from("<IIQQ", request)
             if opcode in self.silent or opcode in (FORGET, BATCH_FORGET, INTERRUPT):
                 continue
-            if opcode == FSYNCDIR:
+            if opcode in (FSYNC, FSYNCDIR):
                 self.commit(unique)
             else:
                 self.answer(unique, *self.reply(opcode, node, request[40:]))
@@ -61,7 +61,7 @@ class FakeDaemon(threading.Thread):
         os.write(self.fd, struct.pack("<IiQ", 16 + len(body), -error, unique) + body)
 
     def commit(self, unique):
-        """An fsync of the directory, to be answered now or later."""
+        """An fsync of .stfs or the directory, to be answered now or later."""
         self.answer(unique, 0)
 
     def at_end(self):
