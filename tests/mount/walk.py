@@ -302,13 +302,13 @@ class Walk:
             self.oracle.resize(node, 0, rewrite=True)
         else:
             node = self.oracle.create(file, name)
-        node.writers.add(fd)
-        node.opens.add(fd)
+        node.writers.add("now")
+        node.opens.add("now")
         for at in range(0, len(data), piece):
             os.write(fd, data[at:at + piece])
         self.oracle.write(node, data, 0)
-        node.writers.discard(fd)
-        node.opens.discard(fd)
+        node.writers.discard("now")
+        node.opens.discard("now")
         os.close(fd)
         node.settle()
         return node
@@ -364,12 +364,12 @@ class Walk:
             fd = os.open(self.path(file), os.O_RDWR)
             expect(os.pwrite(fd, data, at) == length, "a short write")
             self.oracle.write(node, data, at)
-            node.writers.add(fd)
-            node.opens.add(fd)
+            node.writers.add("now")
+            node.opens.add("now")
             if sync:
                 self.fsync(fd, node)
-            node.writers.discard(fd)
-            node.opens.discard(fd)
+            node.writers.discard("now")
+            node.opens.discard("now")
             os.close(fd)
             node.settle()
         return [file]
@@ -441,9 +441,9 @@ class Walk:
             mapped[head + at:head + at + len(data)] = data
             self.oracle.write(node, data, at)
             if flush:
-                node.writers.add(fd)
+                node.writers.add("now")
                 self.sync_file(mapped.flush, node)
-                node.writers.discard(fd)
+                node.writers.discard("now")
         os.close(fd)
         node.settle()
 
@@ -908,9 +908,9 @@ class Walk:
         if not node or node.name is None:
             return ()
         fd = os.open(self.path(file), os.O_RDONLY)
-        node.opens.add(fd)
+        node.opens.add("now")
         left = self.fsync(fd, node)
-        node.opens.discard(fd)
+        node.opens.discard("now")
         os.close(fd)
         self.committed(left)
         return [file]

@@ -56,6 +56,7 @@ class Node:
         self.writers = set()          # the handles that have written
         self.opens = set()
         self.names = set()            # since the last commit that is known to have taken it
+        self.rewritten = False        # from the beginning, since it was committed
         self.kept = False             # removed but open: all bytes are in the spool
         self.bare = False             # somebody has removed its .json: its type goes with it
 
@@ -80,6 +81,10 @@ class Node:
             if bits and bits % 8 == 0 and size % (bits // 8) == 0:
                 return "rows", dtype, [size // (bits // 8), *shape[1:]]
         return "not", dtype, shape
+
+    def is_short(self):
+        """It has fewer bytes than its type."""
+        return len(self.data) < models.nbytes(*self.type())
 
     def settle(self):
         if self.own and not self.settled and not self.writers:
@@ -209,6 +214,7 @@ class Oracle:
         if size == len(node.data) and not rewrite:
             return
         node.stage()
+        node.rewritten |= size == 0
         if size < len(node.data):
             del node.data[size:]
         else:
@@ -253,6 +259,8 @@ class Oracle:
         fit = node.typing()[0]
         if fit == "none":
             return (None, False, True) if everything or itself or end else ("no type", False, False)
+        if fit == "rows" and node.rewritten and not (everything or itself or end) and node.is_short():
+            return "short", False, False
         if fit == "not":
             if end:
                 return None, False, bool(changes & {"new", "replaced"})
@@ -297,7 +305,7 @@ class Oracle:
             elif node.base and not node.staged and (fit == "not" or not node.own):
                 dtype, shape = node.base.dtype, node.base.shape
             node.base = Base(node.name, dtype, shape, node.data)
-            node.own, node.settled, node.staged = None, True, False
+            node.own, node.settled, node.staged, node.rewritten = None, True, False, False
             node.names = {node.name}
         self.gone = [node for node in self.gone if node.base or node.opens]
         self.base_metadata = self.metadata
