@@ -67,14 +67,16 @@ static int remove_sidecar(struct stfs_fs *fs, const struct stfs_target *target)
 	return 0;
 }
 
-/* The kernel's entry of the raw name, when the tensor goes by way of its .npy. */
-static void forget_raw_name(struct stfs_fs *fs, const struct stfs_target *target)
+/*
+ * The tensor of a raw file goes by way of its .npy: the kernel has an entry for the raw name still. Who has
+ * the file open goes on reading and writing, but asking for its attributes is ESTALE from then on.
+ */
+static void leave_raw_name(struct stfs_fs *fs, uint32_t node)
 {
-	char name[STFS_NAME_MAX + 1];
-
-	memcpy(name, target->stem.ptr, target->stem.len);
-	name[target->stem.len] = '\0';
-	stfs_notify_entry(fs->notify, name);
+	if (node == STFS_NO_NUMBER)
+		return;
+	stfs_notify_attributes(fs->notify, stfs_fs_ino(node, STFS_FORM_RAW));
+	stfs_tree_absorb(fs->tree, node);
 }
 
 static int remove_npy(struct stfs_fs *fs, const struct stfs_target *target)
@@ -86,8 +88,7 @@ static int remove_npy(struct stfs_fs *fs, const struct stfs_target *target)
 	draft = drop_draft(fs, stfs_fs_ino(target->name, STFS_FORM_NPY));
 	if (target->node == STFS_NO_NUMBER)
 		return draft ? 0 : -ENOENT;
-	stfs_notify_attributes(fs->notify, stfs_fs_ino(target->node, STFS_FORM_RAW));
-	forget_raw_name(fs, target);
+	leave_raw_name(fs, target->node);
 	return stfs_tree_remove(fs->tree, target->name);
 }
 
@@ -245,11 +246,26 @@ static int rename_to_npy(struct stfs_fs *fs, const struct stfs_target *from, con
 	return r;
 }
 
+static bool is_open(struct stfs_fs *fs, uint32_t node)
+{
+	struct stfs_node_view view = {0};
+
+	stfs_tree_hold(fs->tree);
+	stfs_tree_node(fs->tree, node, &view);
+	stfs_tree_release(fs->tree);
+	return view.opens > 0;
+}
+
 static int rename_to_tensor(struct stfs_fs *fs, const struct stfs_target *from, const struct stfs_target *to,
 			    bool keep)
 {
 	uint32_t name;
-	int r = stfs_tree_make_name(fs->tree, to->stem, &name);
+	int r;
+
+	/* It could not be told from the entry of its raw name, by which it is open. mv then copies. */
+	if (from->kind == STFS_FILE_NPY && is_open(fs, from->node))
+		return -EXDEV;
+	r = stfs_tree_make_name(fs->tree, to->stem, &name);
 
 	if (r < 0)
 		return r;
@@ -260,11 +276,11 @@ static int rename_to_tensor(struct stfs_fs *fs, const struct stfs_target *from, 
 		if (from->name != STFS_NO_NUMBER)
 			stfs_notify_pages(fs->notify, stfs_fs_ino(from->name, STFS_FORM_NPY));
 		stfs_notify_attributes(fs->notify, stfs_fs_ino(from->node, STFS_FORM_RAW));
-		/* The entries of its raw names are told by nobody: they lead nowhere from now on. */
-		if (from->kind == STFS_FILE_NPY && stfs_tree_renumber(fs->tree, from->node) < 0)
-			forget_raw_name(fs, from);
-		if (to->kind == STFS_FILE_NPY)
-			forget_raw_name(fs, to);
+		/* The kernel's entries of the raw names lead nowhere from now on. */
+		if (from->kind == STFS_FILE_NPY)
+			(void)stfs_tree_renumber(fs->tree, from->node);
+		if (to->kind == STFS_FILE_NPY && to->node != from->node)
+			leave_raw_name(fs, to->node);
 	}
 	return r;
 }

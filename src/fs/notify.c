@@ -3,17 +3,9 @@
 
 #include <signal.h>
 #include <stdlib.h>
-#include <string.h>
-
-#include "base/cleanup.h"
 
 /* How far back it is looked whether an inode waits already. */
 #define LOOK_BACK 64
-
-struct notice {
-	fuse_ino_t ino;
-	char *entry; /* owned: of a name; NULL: the inode's pages */
-};
 
 struct stfs_notify {
 	struct fuse_session *session; /* borrowed */
@@ -21,27 +13,22 @@ struct stfs_notify {
 	_Atomic bool npy_opened;
 	pthread_mutex_t lock; /* guards what follows */
 	pthread_cond_t come, told;
-	struct notice *queue; /* owned: [out, in) wait, counted from `first` */
+	fuse_ino_t *queue; /* owned: [out, in) wait, counted from `first` */
 	size_t cap;
 	uint64_t first, in, out; /* ever put in, and ever told */
 	bool stop;
 };
 
-static void tell(struct stfs_notify *notify, struct notice *notice)
+static void tell(struct stfs_notify *notify, fuse_ino_t ino)
 {
-	/* ENOENT: the kernel does not know it, so it cannot know it wrongly. */
-	if (notice->entry)
-		fuse_lowlevel_notify_inval_entry(notify->session, STFS_INO_ROOT, notice->entry,
-						 strlen(notice->entry));
-	else
-		fuse_lowlevel_notify_inval_inode(notify->session, notice->ino, 0, 0);
-	free(notice->entry);
+	/* ENOENT: the kernel does not know the inode, so it has no pages of it. */
+	fuse_lowlevel_notify_inval_inode(notify->session, ino, 0, 0);
 }
 
 static void *run(void *data)
 {
 	struct stfs_notify *notify = data;
-	struct notice notice;
+	fuse_ino_t ino;
 
 	pthread_mutex_lock(&notify->lock);
 	while (!notify->stop) {
@@ -49,11 +36,11 @@ static void *run(void *data)
 			pthread_cond_wait(&notify->come, &notify->lock);
 			continue;
 		}
-		notice = notify->queue[notify->out - notify->first];
+		ino = notify->queue[notify->out - notify->first];
 		/* Not to be found any more: what is written from now on is told again. */
-		notify->queue[notify->out - notify->first] = (struct notice){0};
+		notify->queue[notify->out - notify->first] = 0;
 		pthread_mutex_unlock(&notify->lock);
-		tell(notify, &notice);
+		tell(notify, ino);
 		pthread_mutex_lock(&notify->lock);
 		notify->out++;
 		pthread_cond_broadcast(&notify->told);
@@ -98,8 +85,6 @@ void stfs_notify_stop(struct stfs_notify *notify)
 	pthread_cond_destroy(&notify->come);
 	pthread_cond_destroy(&notify->told);
 	pthread_mutex_destroy(&notify->lock);
-	for (uint64_t i = notify->out; i < notify->in; i++)
-		free(notify->queue[i - notify->first].entry);
 	free(notify->queue);
 	free(notify);
 }
@@ -107,7 +92,7 @@ void stfs_notify_stop(struct stfs_notify *notify)
 static bool waits(const struct stfs_notify *notify, fuse_ino_t ino)
 {
 	for (uint64_t i = notify->in; i > notify->out && i + LOOK_BACK > notify->in; i--)
-		if (notify->queue[i - 1 - notify->first].ino == ino)
+		if (notify->queue[i - 1 - notify->first] == ino)
 			return true;
 	return false;
 }
@@ -115,7 +100,7 @@ static bool waits(const struct stfs_notify *notify, fuse_ino_t ino)
 /* Room for one more: nobody waits for it, for the thread may be waiting for his reply. */
 static bool make_room(struct stfs_notify *notify)
 {
-	struct notice *grown;
+	fuse_ino_t *grown;
 
 	if (notify->in == notify->out)
 		notify->first = notify->in;
@@ -135,25 +120,10 @@ void stfs_notify_pages(struct stfs_notify *notify, fuse_ino_t ino)
 		return;
 	pthread_mutex_lock(&notify->lock);
 	if (!waits(notify, ino) && make_room(notify)) {
-		notify->queue[notify->in++ - notify->first] = (struct notice){.ino = ino};
+		notify->queue[notify->in++ - notify->first] = ino;
 		pthread_cond_signal(&notify->come);
 	}
 	pthread_mutex_unlock(&notify->lock);
-}
-
-void stfs_notify_entry(struct stfs_notify *notify, const char *name)
-{
-	char *copy = notify ? strdup(name) : NULL;
-
-	if (!copy)
-		return;
-	pthread_mutex_lock(&notify->lock);
-	if (make_room(notify)) {
-		notify->queue[notify->in++ - notify->first] = (struct notice){.entry = stfs_steal_ptr(&copy)};
-		pthread_cond_signal(&notify->come);
-	}
-	pthread_mutex_unlock(&notify->lock);
-	free(copy);
 }
 
 void stfs_notify_attributes(struct stfs_notify *notify, fuse_ino_t ino)

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Tells the kernel that pages which it keeps are old: those of x.npy when x was written, and the other way
- * round. One thread, which holds no lock: dropping pages waits for requests that other threads answer.
+ * round. One thread, which holds no lock: dropping pages waits for requests that other threads answer. Entries
+ * are never dropped: that waits for the directory's lock, which the kernel holds while it waits for us, for
+ * an fsync of the directory as long as a commit takes; and a daemon that is killed there hangs for ever.
  */
 #ifndef STFS_FS_NOTIFY_H
 #define STFS_FS_NOTIFY_H
@@ -19,11 +21,6 @@ void stfs_notify_stop(struct stfs_notify *notify);
 void stfs_notify_pages(struct stfs_notify *notify, fuse_ino_t ino);
 /* Its attributes, at once: touches no page and takes no lock that a request could hold. */
 void stfs_notify_attributes(struct stfs_notify *notify, fuse_ino_t ino);
-/*
- * That the entry `name` is another's now: a raw name whose tensor went by way of its .npy. Soon: the kernel
- * holds the directory's lock until the request is answered.
- */
-void stfs_notify_entry(struct stfs_notify *notify, const char *name);
 /* Waits until all is told that was to be told before. Not from a thread that answers requests. */
 void stfs_notify_drain(struct stfs_notify *notify);
 

@@ -14,8 +14,8 @@
  *             docs/writing.md lists.
  *   stripes   a mutex for one node in STRIPES: its layers, while `lock` is held shared.
  *
- * Invariants (tests: unit/test_tree.c; mount/test_writing.py compares random operations with a
- * directory in memory):
+ * Invariants (tests: unit/test_tree.c; unit/test_tree_random.c compares random operations with an oracle,
+ * mount/test_writing.py with a directory in memory):
  *   T1  a name has at most one linked node, and a linked node one name (names_and_nodes_belong_together).
  *   T2  the model as committed is what the nodes with an id say: each id belongs to one node
  *       (every_tensor_has_its_node).

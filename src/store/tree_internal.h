@@ -116,7 +116,6 @@ struct stfs_tree {
 	uint32_t *by_id;  /* owned: the node of each tensor of the model */
 	uint32_t scratches; /* how many nodes are scratch */
 	_Atomic uint64_t generation;
-	_Atomic bool staged_any; /* something may be pending */
 	bool committing, stuck;
 	struct stfs_taking *takings; /* owned: of the commit under way, or of one that got stuck */
 	size_t taking_count;
@@ -129,6 +128,7 @@ struct stfs_tree {
 	struct timespec metadata_mtime;
 	bool metadata_mtime_set;
 
+	_Atomic bool staged_any; /* something may be pending */
 	_Atomic uint64_t done, total; /* bytes of the commit under way */
 	_Atomic bool *unsynced; /* owned: a shard each: written to since its last sync */
 	uint32_t shard_count;

@@ -5,6 +5,7 @@ A mount that cannot be made FAILS its test: nothing here skips because of the ma
 daemon must end with exit code 0 and every program without a word from a sanitizer; a test that
 wants otherwise says so through `Mount.exit_codes`.
 """
+import contextlib
 import ctypes
 import os
 import pathlib
@@ -148,13 +149,14 @@ def daemon_path():
 
 
 def mount_table():
-    """Every mount as {"path", "source", "fstype", "options", "super"}."""
+    """Every mount as {"path", "source", "fstype", "options", "super", "device"}."""
     for line in pathlib.Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         left, _, right = line.partition(" - ")
         left, right = left.split(" "), right.split(" ")
         path = left[4].encode("utf-8", "surrogateescape").decode("unicode_escape")
         yield {"path": path.encode("latin-1").decode("utf-8", "surrogateescape"), "source": right[1],
-               "fstype": right[0], "options": left[5].split(","), "super": right[2].split(",")}
+               "fstype": right[0], "options": left[5].split(","), "super": right[2].split(","),
+               "device": left[2]}
 
 
 def mount_entry(path):
@@ -173,6 +175,25 @@ def detach_below(folder):
     for path in reversed(left):
         subprocess.run(["fusermount3", "-uz", path], check=True)
     return left
+
+
+def abort_connection(entry, folder):
+    """Ends what waits for a daemon that does not answer, be it the daemon itself, which nothing can kill then.
+
+    Whoever looks through all mounts (findmnt, mkfs) hangs with it until that is done. entry: of the mount table;
+    folder: where fusectl can be mounted, which takes root, unless it is.
+    """
+    control = pathlib.Path("/sys/fs/fuse/connections")
+    mounted = not any(control.iterdir()) and os.geteuid() == 0
+    if mounted:
+        control = pathlib.Path(folder)
+        control.mkdir(exist_ok=True)
+        subprocess.run(["mount", "-i", "-t", "fusectl", "none", control], check=True)
+    try:
+        (control / entry["device"].partition(":")[2] / "abort").write_text("1")
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-i", control], check=True)
 
 
 def daemon_pids(mountpoint):
@@ -344,6 +365,14 @@ class Mounter:
         for made in self.mounts:
             if made.ended(0) is None and made.pid is not None:
                 os.kill(made.pid, signal.SIGKILL)
+                self.abort(made)
+
+    def abort(self, made):
+        """Lets go whoever waits for a daemon that hangs; see abort_connection()."""
+        entry = made.entry()
+        if entry:
+            with contextlib.suppress(OSError, subprocess.CalledProcessError):
+                abort_connection(entry, self.tmp_path / "fusectl")
 
     def clean_up(self):
         wrong = [f"a daemon was killed after {HANG:.0f} s"] if self.hung else []
