@@ -274,6 +274,8 @@ class Oracle:
         for node in nodes:
             if not node.changes():
                 continue
+            if itself and node.base and node.name is None and self.tensors.get(node.base.name) is itself:
+                node.kept = True  # it stands in the way of what is asked for: its bytes go to the spool
             why, misfit, as_bytes = self.waits(node, everything, node is itself, end)
             refused |= misfit and (everything or node is itself)
             if why:
