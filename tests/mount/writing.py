@@ -250,11 +250,11 @@ class Oracle:
 
     # --- commits ---
 
-    def waits(self, node, everything, itself, end):
-        """(why it is left out or None, whether it is refused, whether it goes in as bytes)"""
+    def waits(self, node, everything, itself, end, asked):
+        """(why it is left out or None, whether it is refused, whether it goes in as bytes). `asked`: for who wants its name"""
         changes = node.changes()
         if changes == {"removed"}:
-            node.kept |= everything or node.file is not None or self.tensors.get(node.base.name, node) is itself
+            node.kept |= everything or node.file is not None or asked
             return (None if node.kept or end or not node.opens else "open"), False, False
         if changes & {"new", "replaced"} and node.writers and not itself and not end:
             return "writing", False, False
@@ -278,7 +278,8 @@ class Oracle:
         for node in nodes:
             if not node.changes():
                 continue
-            why, misfit, as_bytes = self.waits(node, everything, node is itself, end)
+            asked = itself is not None and node.base and self.tensors.get(node.base.name) is itself
+            why, misfit, as_bytes = self.waits(node, everything, node is itself, end, asked)
             refused |= misfit and (everything or node is itself)
             if why:
                 left.append(node)
