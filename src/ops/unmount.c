@@ -291,6 +291,8 @@ static int unmount_living(const struct stfs_mount *mount, const struct stfs_unmo
 	if (stfs_said_is_writable(said) && model)
 		(void)stfs_leftovers_look(model, &before);
 	r = take_down(mount->point, false, err);
+	if (r == -EINVAL && is_gone(mount->device))
+		r = 0; /* somebody else was faster: what remains is to wait */
 	if (r < 0)
 		return r == -EBUSY ? say_busy(mount, said, err) : r;
 	stfs_log(STFS_LOG_INFO, "%s: unmounted", mount->point);

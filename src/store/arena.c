@@ -43,6 +43,7 @@ struct stfs_arena {
 	uint64_t end;  /* blocks */
 	uint64_t used; /* blocks that are out */
 	bool left;     /* the file is another's */
+	_Atomic bool lost; /* the kernel could not write some of it: nobody knows which */
 };
 
 /* ---- The file ---- */
@@ -230,6 +231,17 @@ static int have_room(const struct stfs_arena *arena, uint64_t blocks)
 	return room < need ? -ENOSPC : 0;
 }
 
+int stfs_arena_check(struct stfs_arena *arena)
+{
+	int fd = arena->fd;
+
+	/* Waits for nothing that is not on its way to the disk already; an error is told once. */
+	if (fd >= 0 && sync_file_range(fd, 0, 0, SYNC_FILE_RANGE_WAIT_BEFORE) < 0 &&
+	    (errno == EIO || errno == ENOSPC || errno == EDQUOT))
+		arena->lost = true;
+	return arena->lost ? -EIO : 0;
+}
+
 int stfs_arena_check_room(struct stfs_arena *arena, uint64_t bytes)
 {
 	int r;
@@ -301,6 +313,8 @@ static int take(struct stfs_arena *arena, uint64_t after, uint64_t wanted, struc
 		if (fd < 0)
 			return fd;
 		arena->fd = fd;
+		/* A full disk must not keep what is here from becoming a rescue file: its header has room. */
+		(void)stfs_io_reserve(fd, 0, STFS_SPOOL_HEADER);
 	}
 	i = choose_run(arena, after, wanted);
 	if (i < arena->count)

@@ -45,6 +45,9 @@ static inline uint64_t stfs_arena_offset(uint64_t block)
 int stfs_arena_take(struct stfs_arena *arena, uint64_t after, uint64_t wanted, uint64_t *first,
 		    uint64_t *count);
 
+/* Whether all that was written can be read again, as far as the kernel knows: 0, or -EIO for ever after. */
+int stfs_arena_check(struct stfs_arena *arena);
+
 /* Whether so many bytes more could be taken now: 0 or -ENOSPC, -errno. Takes nothing. */
 int stfs_arena_check_room(struct stfs_arena *arena, uint64_t bytes);
 

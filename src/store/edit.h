@@ -127,6 +127,9 @@ int stfs_edit_rename(struct stfs_edit *edit, const struct stfs_edit_pair *pairs,
 int stfs_edit_set(struct stfs_edit *edit, struct stfs_str key, struct stfs_str value,
 		  struct stfs_err *err);
 int stfs_edit_unset(struct stfs_edit *edit, struct stfs_str key, struct stfs_err *err); /* -ENOENT */
+/* All metadata anew, in every file; no key stands twice. In time that grows with their number. */
+int stfs_edit_set_all(struct stfs_edit *edit, const struct stfs_header_pair *pairs, size_t count,
+		      struct stfs_err *err);
 /* Removes all metadata. */
 int stfs_edit_unset_all(struct stfs_edit *edit, struct stfs_err *err);
 

@@ -165,6 +165,30 @@ int stfs_edit_set(struct stfs_edit *edit, struct stfs_str key, struct stfs_str v
 	return r < 0 ? stfs_err_errno(err, r, "%s", edit->path) : 0;
 }
 
+int stfs_edit_set_all(struct stfs_edit *edit, const struct stfs_header_pair *pairs, size_t count,
+		      struct stfs_err *err)
+{
+	struct stfs_edit_shard *fresh = calloc(edit->shard_count, sizeof(*fresh));
+	int r = fresh ? load_all(edit) : -ENOMEM;
+
+	for (uint32_t i = 0; r == 0 && i < edit->shard_count; i++)
+		for (size_t k = 0; r == 0 && k < count; k++)
+			r = stfs_edit_add_pair(&fresh[i], pairs[k].key, pairs[k].value);
+	for (uint32_t i = 0; fresh && i < edit->shard_count; i++) {
+		if (r == 0) { /* E2: all shards or none */
+			stfs_edit_free_pairs(&edit->shards[i]);
+			edit->shards[i].pairs = stfs_steal_ptr(&fresh[i].pairs);
+			edit->shards[i].pair_count = fresh[i].pair_count;
+			edit->shards[i].pair_cap = fresh[i].pair_cap;
+			touch(edit, i);
+		} else {
+			stfs_edit_free_pairs(&fresh[i]);
+		}
+	}
+	free(fresh);
+	return r < 0 ? stfs_err_errno(err, r, "%s", edit->path) : 0;
+}
+
 int stfs_edit_unset(struct stfs_edit *edit, struct stfs_str key, struct stfs_err *err)
 {
 	char quoted[STFS_QUOTED_MAX];

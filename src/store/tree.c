@@ -400,7 +400,7 @@ static int open_readable(struct stfs_tree *tree, const struct stfs_tree_options 
 	return r == 0 && tree->folder_fd < 0 ? stfs_err_errno(err, -errno, "%s", options->path) : r;
 }
 
-/* What an earlier mount could not commit comes first. When it cannot be either, it stays where it is. */
+/* What an earlier mount could not commit comes first. When it cannot be either, nothing else is. */
 static int take_up_rescue(struct stfs_edit *edit, struct stfs_err *err)
 {
 	struct stfs_err why = STFS_ERR_INIT;
@@ -414,11 +414,10 @@ static int take_up_rescue(struct stfs_edit *edit, struct stfs_err *err)
 			stfs_log(STFS_LOG_WARNING, "%s: edits that an earlier mount could not commit were committed first",
 				 stfs_edit_path(edit));
 	}
-	if (r < 0) {
-		stfs_log(STFS_LOG_WARNING, "%s", why.message);
-		r = stfs_edit_revert(edit, err);
-	}
-	return r;
+	/* Another one could not be kept beside it: the model is not written to before it is gone. */
+	return r < 0 ? stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: a rescue file of an earlier mount stands beside "
+				    "it and cannot be committed (%s): `stfs recover` it, or move it away",
+				    stfs_edit_path(edit), why.message) : r;
 }
 
 static int open_writable(struct stfs_tree *tree, const struct stfs_tree_options *options, struct stfs_err *err)

@@ -358,6 +358,9 @@ int stfs_tree_commit(struct stfs_tree *tree, const struct stfs_commit_request *r
 	if (tree->stuck)
 		return stfs_err_set(err, -EROFS, STFS_NO_POSITION, "%s: a commit stopped half-way, or the disk failed: "
 				    "unmount, then `stfs recover` it", tree->path);
+	r = tree->arena ? stfs_arena_check(tree->arena) : 0;
+	if (r < 0)
+		return stfs_err_errno(err, r, "%s: what was staged could not be kept: its disk failed", tree->path);
 	r = evacuate_all(tree, request);
 	if (r < 0)
 		return stfs_err_errno(err, r, "%s: keeping what is removed but open", tree->path);

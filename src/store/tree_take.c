@@ -253,11 +253,10 @@ static int stage_renames(struct stfs_tree *tree, struct stfs_err *err)
 
 static int stage_metadata(struct stfs_tree *tree, struct stfs_err *err)
 {
-	int r = tree->metadata_staged ? stfs_edit_unset_all(tree->edit, err) : 0;
-
-	for (size_t i = 0; tree->metadata_staged && r == 0 && i < tree->metadata.count; i++)
-		r = stfs_edit_set(tree->edit, tree->metadata.pairs[i].key, tree->metadata.pairs[i].value, err);
-	return r;
+	if (!tree->metadata_staged)
+		return 0;
+	return tree->metadata.count ? stfs_edit_set_all(tree->edit, tree->metadata.pairs, tree->metadata.count, err)
+				    : stfs_edit_unset_all(tree->edit, err);
 }
 
 static int stage(struct stfs_tree *tree, struct stfs_err *err)

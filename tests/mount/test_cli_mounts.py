@@ -15,7 +15,7 @@ import pytest
 from conftest import SLOW
 from editing import state
 from test_cli_daemons import TIME, USER, impostor, needs_root  # noqa: F401 (a fixture)
-from test_cli_sync import commit, edit, pending, put, said, writable, writer  # noqa: F401 (fixtures)
+from test_cli_sync import commit, edit, pending, put, said, writer  # noqa: F401 (a fixture)
 
 
 @pytest.fixture
@@ -470,8 +470,8 @@ def test_helper_of_umount_commits_too(stfs, writer, tmp_path):  # noqa: F811
 # --- a daemon that writes -----------------------------------------------------------------------
 
 
-def test_status_of_a_writable_mount(stfs, writable, small_model):  # noqa: F811
-    made = writable(small_model)
+def test_status_of_a_writable_mount(stfs, mount_rw, small_model):
+    made = mount_rw(small_model)
     put(made, "n", bytes(24), "F32", [2, 3])
     put(made, "raw", b"12345")
     (made.path / "steps").unlink()
@@ -488,8 +488,8 @@ def test_status_of_a_writable_mount(stfs, writable, small_model):  # noqa: F811
     assert "\nstate       fresh\n" in f"\n{text}" and re.search(r"committed   number 1, .*2 added, 1 removed", text)
 
 
-def test_umount_commits(stfs, writable, small_model):  # noqa: F811
-    made = writable(small_model)
+def test_umount_commits(stfs, mount_rw, small_model):
+    made = mount_rw(small_model)
     before = state(small_model)[0]
     put(made, "n", bytes(24), "F32", [2, 3])
     put(made, "raw", b"12345")
@@ -502,8 +502,8 @@ def test_umount_commits(stfs, writable, small_model):  # noqa: F811
     made.judge()
 
 
-def test_busy_writable_mount_is_committed(stfs, writable, small_model):  # noqa: F811
-    made = writable(small_model)
+def test_busy_writable_mount_is_committed(stfs, mount_rw, small_model):
+    made = mount_rw(small_model)
     put(made, "n", bytes(4), "F32", [1])
     with (made.path / "steps").open("rb"):
         done = stfs("umount", made.path, check=False)
@@ -512,9 +512,9 @@ def test_busy_writable_mount_is_committed(stfs, writable, small_model):  # noqa:
     stfs("umount", made.path)
 
 
-def test_edits_outlast_a_model_that_was_replaced(stfs, writable, make_model, small_model, tmp_path):  # noqa: F811
+def test_edits_outlast_a_model_that_was_replaced(stfs, mount_rw, make_model, small_model, tmp_path):
     """umount refuses, umount -l detaches, and the daemon keeps the edits."""
-    made = writable(small_model)
+    made = mount_rw(small_model)
     made.exit_codes = None
     put(made, "n", bytes(24), "F32", [2, 3])
     os.rename(make_model("other.safetensors", {"o": ("U8", [3], None)}), small_model)

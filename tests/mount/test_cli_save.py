@@ -13,7 +13,7 @@ import models
 from editing import Unchanged, sharded_tensors, state, write_sharded
 from test_cli_create import odd  # noqa: F401 (a fixture)
 from test_cli_daemons import GETATTR, LOOKUP, READ, READDIR, TIME, FakeDaemon, needs_root
-from test_cli_sync import put, said, writable  # noqa: F401 (a fixture)
+from test_cli_sync import put, said
 
 
 def header_names(path):
@@ -246,8 +246,8 @@ def test_shelf_with_many_files_without_a_type(stfs, shelf, tmp_path):
 # --- edits --------------------------------------------------------------------------------------
 
 
-def test_private_edits(stfs, writable, small_model, tmp_path):  # noqa: F811
-    made, out = writable(small_model, "cow"), tmp_path / "out.safetensors"
+def test_private_edits(stfs, mount_rw, small_model, tmp_path):
+    made, out = mount_rw(small_model, "cow"), tmp_path / "out.safetensors"
     before, was = state(small_model), small_model.read_bytes()
     put(made, "n", bytes(range(24)), "F32", [2, 3])
     (made.path / "steps").unlink()
@@ -266,8 +266,8 @@ def test_private_edits(stfs, writable, small_model, tmp_path):  # noqa: F811
     assert small_model.read_bytes() == was
 
 
-def test_edits_that_are_not_committed_yet(stfs, writable, small_model, tmp_path):  # noqa: F811
-    made, out = writable(small_model), tmp_path / "out.safetensors"
+def test_edits_that_are_not_committed_yet(stfs, mount_rw, small_model, tmp_path):
+    made, out = mount_rw(small_model), tmp_path / "out.safetensors"
     put(made, "n", bytes(4), "F32", [1])
     stfs("save", made.path, out)
     assert set(state(out)[0]) == {*state(small_model)[0], "n"}
@@ -275,8 +275,8 @@ def test_edits_that_are_not_committed_yet(stfs, writable, small_model, tmp_path)
     assert done.returncode == 1 and "stfs sync" in done.stderr
 
 
-def test_files_without_a_type(stfs, writable, small_model, tmp_path):  # noqa: F811
-    made, out = writable(small_model, "cow"), tmp_path / "out.safetensors"
+def test_files_without_a_type(stfs, mount_rw, small_model, tmp_path):
+    made, out = mount_rw(small_model, "cow"), tmp_path / "out.safetensors"
     put(made, "raw", b"12345")
     put(made, "w", b"123", "F32", [2])
     for name in ".hidden", "x~":

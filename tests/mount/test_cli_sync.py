@@ -41,7 +41,7 @@ def commit(number, **fields):
 
 
 class Writer(FakeDaemon):
-    """Says `before` until its directory is synced, then `after`; answers that with `error`, or holds it."""
+    """Says `before` until .stfs or the directory is synced, then `after`; answers that with `error`, or holds it."""
 
     def __init__(self, point, before, after, error, holds, end):
         self.point, self.after, self.error, self.holds, self.end = point, after, error, holds, end
@@ -82,16 +82,6 @@ def writer(fuse_device, tmp_path):
     for daemon in made:
         daemon.stop()
         subprocess.run(["umount", "-l", daemon.point], stderr=subprocess.DEVNULL)
-
-
-@pytest.fixture
-def writable(mount, daemon_path, program_env):
-    """writable(model, *options): a mount that takes edits, by -o rw unless an option says else"""
-    text = subprocess.run([daemon_path, "--help"], capture_output=True, text=True, env=program_env, check=True).stdout
-    if "This version mounts read-only" in text:
-        pytest.skip("the daemon of this build takes no edits")
-    quiet = "autosync=0,autosync_max=0"
-    return lambda model, *options: mount(model, *(options or ("rw",)), quiet)
 
 
 # --- what is said -------------------------------------------------------------------------------
@@ -336,8 +326,8 @@ def put(made, name, data, dtype=None, shape=None):
         (made.path / f"{name}.json").write_text(json.dumps({"dtype": dtype, "shape": shape}))
 
 
-def test_edits_reach_the_model(stfs, writable, small_model):
-    made = writable(small_model)
+def test_edits_reach_the_model(stfs, mount_rw, small_model):
+    made = mount_rw(small_model)
     before = state(small_model)
     put(made, "n", bytes(24), "F32", [2, 3])
     put(made, "steps", b"\1" * 8)
@@ -353,8 +343,8 @@ def test_edits_reach_the_model(stfs, writable, small_model):
     assert "nothing to commit" in stfs("sync", made.path).stdout
 
 
-def test_metadata_and_renames(stfs, writable, small_model):
-    made = writable(small_model)
+def test_metadata_and_renames(stfs, mount_rw, small_model):
+    made = mount_rw(small_model)
     (made.path / "__metadata__.json").write_text('{"k":"v"}')
     (made.path / "steps").rename(made.path / "count")
     text = stfs("sync", made.path).stdout
@@ -362,8 +352,8 @@ def test_metadata_and_renames(stfs, writable, small_model):
     assert models.read_header(small_model)[0]["__metadata__"] == {"k": "v"}
 
 
-def test_new_file_without_a_type(stfs, writable, small_model):
-    made = writable(small_model)
+def test_new_file_without_a_type(stfs, mount_rw, small_model):
+    made = mount_rw(small_model)
     put(made, "raw", b"12345")
     assert '"raw" had no type and went in as bytes' in stfs("sync", made.path).stdout
     assert state(small_model)[0]["raw"] == ("U8", [5], b"12345")
@@ -372,8 +362,8 @@ def test_new_file_without_a_type(stfs, writable, small_model):
     assert state(small_model)[0]["raw"] == ("U8", [5, 1], b"12345")
 
 
-def test_file_of_the_wrong_size(stfs, writable, small_model):
-    made = writable(small_model)
+def test_file_of_the_wrong_size(stfs, mount_rw, small_model):
+    made = mount_rw(small_model)
     before = state(small_model)[0]
     put(made, "embed.weight", b"123")
     put(made, "n", bytes(4), "F32", [1])
@@ -386,8 +376,8 @@ def test_file_of_the_wrong_size(stfs, writable, small_model):
     assert state(small_model)[0] == before | {"n": ("F32", [1], bytes(4))}
 
 
-def test_file_that_is_open_for_writing(stfs, writable, small_model):
-    made = writable(small_model)
+def test_file_that_is_open_for_writing(stfs, mount_rw, small_model):
+    made = mount_rw(small_model)
     with (made.path / "n").open("wb") as out:
         out.write(b"1234")
         out.flush()
@@ -396,9 +386,9 @@ def test_file_that_is_open_for_writing(stfs, writable, small_model):
     assert "1 added" in stfs("sync", made.path).stdout
 
 
-def test_model_that_was_replaced_underneath(stfs, writable, make_model, small_model, tmp_path):
+def test_model_that_was_replaced_underneath(stfs, mount_rw, make_model, small_model, tmp_path):
     """ESTALE: nothing is committed over another file, and the edits are kept."""
-    made = writable(small_model)
+    made = mount_rw(small_model)
     made.exit_codes = None
     put(made, "n", bytes(4), "F32", [1])
     os.rename(make_model("other.safetensors", {"o": ("U8", [3], None)}), small_model)
@@ -407,10 +397,10 @@ def test_model_that_was_replaced_underneath(stfs, writable, make_model, small_mo
     assert set(state(small_model)[0]) == {"o"}
 
 
-def test_commit_of_a_large_tensor_shows_progress(stfs, writable, make_model):
+def test_commit_of_a_large_tensor_shows_progress(stfs, mount_rw, make_model):
     """Runs through whether it is slow or not; what is shown on a terminal is of a known form."""
     model = make_model("large.safetensors", {"a": ("U8", [1 << 20], None), "b": ("U8", [64 << 20], None)})
-    made = writable(model)
+    made = mount_rw(model)
     with (made.path / "n").open("wb") as out:
         for _ in range(256 if SLOW == 1 else 32):
             out.write(bytes(1 << 20))

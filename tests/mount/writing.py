@@ -250,11 +250,11 @@ class Oracle:
 
     # --- commits ---
 
-    def waits(self, node, everything, itself, end, asked):
-        """(why it is left out or None, whether it is refused, whether it goes in as bytes). `asked`: for who wants its name"""
+    def waits(self, node, everything, itself, end):
+        """(why it is left out or None, whether it is refused, whether it goes in as bytes)"""
         changes = node.changes()
         if changes == {"removed"}:
-            node.kept |= everything or node.file is not None or asked
+            node.kept |= everything or node.file is not None  # its bytes, for who has it open
             return (None if node.kept or end or not node.opens else "open"), False, False
         if changes & {"new", "replaced"} and node.writers and not itself and not end:
             return "writing", False, False
@@ -278,8 +278,9 @@ class Oracle:
         for node in nodes:
             if not node.changes():
                 continue
-            asked = itself is not None and node.base and self.tensors.get(node.base.name) is itself
-            why, misfit, as_bytes = self.waits(node, everything, node is itself, end, asked)
+            if itself and node.base and node.name is None and self.tensors.get(node.base.name) is itself:
+                node.kept = True  # it stands in the way of what is asked for: its bytes go to the spool
+            why, misfit, as_bytes = self.waits(node, everything, node is itself, end)
             refused |= misfit and (everything or node is itself)
             if why:
                 left.append(node)
