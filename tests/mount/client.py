@@ -106,7 +106,7 @@ class Client:
         name = self.any()
         if not name:
             return
-        if self.rng.random() < 0.0:  # TODO(bug 20): 0.3
+        if self.rng.random() < 0.3:
             os.unlink(self.path(name) + ".npy")
         else:
             os.unlink(self.path(name))

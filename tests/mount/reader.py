@@ -8,11 +8,11 @@ Each word of eight bytes says what belongs there: number of the tensor, edition,
 words of four bytes: the first is 1 when it is time to end; then two for each tensor, the oldest and the newest edition
 that may be met. Prints how often it has read what, or what was wrong.
 """
+import errno
 import mmap
 import os
 import random
 import sys
-import time
 
 import numpy as np
 
@@ -137,6 +137,9 @@ class Reader:
                 f"{self.root}/{name}", int(name[1:4]))
         except FileNotFoundError:
             pass  # it was removed or renamed meanwhile
+        except OSError as error:
+            if error.errno != errno.ESTALE:  # TODO(bug 22): an open .npy of one that was renamed
+                raise
         self.again()
 
     def run(self):
@@ -150,5 +153,4 @@ if __name__ == "__main__":
         Reader(sys.argv[1], sys.argv[2], sys.argv[3]).run()
     except Wrong as error:
         print("WRONG", error, flush=True)
-        time.sleep(0)
         sys.exit(1)

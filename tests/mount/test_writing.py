@@ -183,7 +183,7 @@ def test_readers_never_meet_wrong_bytes(kind, readers, mount, tmp_path):
         finally:
             state.words[0] = 1
             said = [p.communicate(timeout=60 * SLOW)[0] for p in programs]
-        assert all(p.returncode == 0 for p in programs), "\n".join(said)
+        assert all(p.returncode == 0 for p in programs), [*zip([p.returncode for p in programs], said), made.stderr()]
         assert all(text.startswith("read") for text in said) and steps > 2, (steps, said)
         found = models.official_tensors(model)
         assert sorted(found) == sorted(mover.names.values())

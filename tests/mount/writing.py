@@ -43,6 +43,7 @@ class Base:
 
     def __init__(self, name, dtype, shape, data):
         self.name, self.dtype, self.shape, self.data = name, dtype, list(shape), data
+        self.loose = range(0)  # where a write went past the end: the kernel may have split it there, or not
 
 
 class Node:
@@ -57,6 +58,7 @@ class Node:
         self.opens = set()
         self.names = set()            # since the last commit that is known to have taken it
         self.rewritten = False        # from the beginning, since it was committed
+        self.ended = False            # removed by way of its .npy: descriptors of the raw file have no attributes
         self.kept = False             # removed but open: all bytes are in the spool
         self.bare = False             # somebody has removed its .json: its type goes with it
 
@@ -204,6 +206,8 @@ class Oracle:
         if not data:
             return
         end = offset + len(data)
+        if self.direct and not node.staged and offset < len(node.data) < end:
+            node.base.loose = range(min([offset, *node.base.loose[:1]]), len(node.data))
         if not self.direct or end > len(node.data):
             node.stage()
         if end > len(node.data):
@@ -321,10 +325,9 @@ class Oracle:
         return errno.EINVAL if node.typing()[0] == "not" else errno.EBUSY, left
 
     def committed(self):
-        """({name: (dtype, shape, bytes)}, metadata) of the model."""
+        """({name: base}, metadata) of the model."""
         nodes = [*self.tensors.values(), *self.scratch.values(), *self.gone]
-        return {n.base.name: (n.base.dtype, n.base.shape, bytes(n.base.data)) for n in nodes if n.base}, \
-            self.base_metadata
+        return {n.base.name: n.base for n in nodes if n.base}, self.base_metadata
 
     def pending(self):
         """{(name, change)} as .stfs has it."""
