@@ -502,6 +502,7 @@ int stfs_tree_open(const struct stfs_tree_options *options, struct stfs_tree **o
 	tree->mode = options->mode;
 	tree->staged = options->staged || options->mode == STFS_TREE_COW;
 	tree->folder_fd = -1;
+	tree->overwrite = options->overwrite;
 	tree->path = strdup(options->path);
 	if (!tree->path)
 		r = -ENOMEM;

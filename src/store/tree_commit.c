@@ -317,7 +317,7 @@ struct beginning {
 static int begin(struct stfs_tree *tree, const struct stfs_commit_request *request, struct beginning *b,
 		 struct stfs_err *err)
 {
-	bool fresh = !tree->model && (request->all || request->end);
+	bool fresh = !tree->model && !tree->overwrite && (request->all || request->end);
 	int r;
 
 	*b = (struct beginning){.metadata = tree->metadata_staged, .metadata_edits = tree->metadata_edits};

@@ -83,6 +83,7 @@ struct stfs_hashed {
 struct stfs_tree {
 	enum stfs_tree_mode mode;
 	bool staged;
+	bool overwrite;           /* a model that is there goes only when something takes its place */
 	struct stfs_edit *edit;   /* owned: of one that can be committed, else NULL */
 	struct stfs_model *owned; /* of one that cannot */
 	const struct stfs_model *model; /* as committed, or NULL; under lock */
