@@ -86,6 +86,9 @@ int stfs_commit_build(struct stfs_commit *commit, struct stfs_commit_file *file)
 
 	if (file->fd >= 0 && fstat(file->fd, &before) < 0)
 		return -errno;
+	/* Somebody has put something behind what was planned for. */
+	if (file->fd >= 0 && !file->content && (uint64_t)before.st_size != file->problem.file.length)
+		return -ESTALE;
 	free(file->temp);
 	file->temp = stfs_beside_name(file->name, STFS_BESIDE_NEW);
 	if (!file->temp)

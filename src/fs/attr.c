@@ -2,6 +2,7 @@
 #include <errno.h>
 
 #include "fs/draft.h"
+#include "fs/handle.h"
 #include "fs/fs.h"
 
 bool stfs_fs_has_npy(const struct stfs_typing_view *typing)
@@ -142,6 +143,21 @@ int stfs_fs_stat(struct stfs_fs *fs, fuse_ino_t ino, struct stat *st, double *ti
 		return stat_node(fs, number, st, timeout);
 	}
 	return stat_made_up(fs, number, form, st);
+}
+
+int stfs_fs_stat_open(struct stfs_fs *fs, const struct stfs_handle *handle, struct stat *st)
+{
+	struct stfs_node_view view = {0};
+
+	if (handle->draft)
+		return -ESTALE;
+	if (handle->node != STFS_NO_NUMBER && !stfs_tree_node(fs->tree, handle->node, &view))
+		return -ESTALE;
+	st->st_nlink = 0;
+	set_len(st, handle->made_up.len + view.len);
+	if (handle->node != STFS_NO_NUMBER)
+		set_times(st, view.mtime, view.ctime);
+	return 0;
 }
 
 int stfs_fs_entry(struct stfs_fs *fs, fuse_ino_t ino, struct fuse_entry_param *entry)

@@ -130,6 +130,9 @@ static int open_tree(struct stfs_fs *fs, struct stfs_err *err)
 	struct stfs_err why = STFS_ERR_INIT;
 	int r = stfs_tree_open(&tree, &fs->tree, &why);
 
+	if (r == 0 && stfs_tree_in_place_only(fs->tree))
+		stfs_log(STFS_LOG_WARNING, "%s: its folder cannot be written: tensors can be overwritten in place, and no "
+			 "more", o->model);
 	if (r < 0 && tree.mode == STFS_TREE_RW && r != -EBUSY && r != -EUCLEAN)
 		r = open_readable(fs, &tree, r, &why);
 	return r < 0 ? stfs_err_set(err, r, why.position, "%s", why.message) : 0;

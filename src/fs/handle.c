@@ -203,6 +203,9 @@ static int fill(fuse_req_t req, struct stfs_fs *fs, struct stfs_handle *handle, 
 	pthread_mutex_lock(&fs->drafts_lock);
 	draft = wants_draft(fs, handle, flags);
 	pthread_mutex_unlock(&fs->drafts_lock);
+	/* Who would only hear of it at close(2) may not listen. */
+	if (draft && (flags & O_ACCMODE) != O_RDONLY && stfs_tree_in_place_only(fs->tree))
+		return -EACCES;
 	if (draft)
 		return stfs_draft_open(fs, handle->ino, flags & O_TRUNC, &handle->draft);
 	stfs_tree_hold(fs->tree);

@@ -56,6 +56,8 @@ static void reply_copied(fuse_req_t req, struct stfs_fs *fs, const struct stfs_h
 	if (head.len)
 		memcpy(buffer, head.ptr, head.len);
 	got = stfs_tree_pread(fs->tree, handle->node, buffer + head.len, len, offset);
+	if (got == -EIO)
+		stfs_fs_note_cut(fs);
 	if (got < 0)
 		fuse_reply_err(req, (int)-got);
 	else

@@ -10,6 +10,7 @@
 #include "base/arith.h"
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "fs/handle.h"
 #include "fs/notify.h"
 #include "fs/sync.h"
 #include "fs/watch.h"
@@ -110,6 +111,9 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 	pthread_mutex_lock(&fs->drafts_lock);
 	stfs_tree_hold(fs->tree);
 	r = stfs_fs_stat(fs, ino, &st, &timeout);
+	/* A read of a cached file asks first: that goes on, whatever has become of the name. */
+	if (r == -ESTALE && fi)
+		r = stfs_fs_stat_open(fs, stfs_handle_of(fi), &st);
 	stfs_tree_release(fs->tree);
 	pthread_mutex_unlock(&fs->drafts_lock);
 	if (r < 0)

@@ -214,6 +214,8 @@ void stfs_fs_op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int whi
 		pthread_mutex_lock(&fs->drafts_lock);
 		stfs_tree_hold(fs->tree);
 		r = stfs_fs_stat(fs, ino, &now, &timeout);
+		if (r == -ESTALE && fi)
+			r = stfs_fs_stat_open(fs, stfs_handle_of(fi), &now);
 		stfs_tree_release(fs->tree);
 		pthread_mutex_unlock(&fs->drafts_lock);
 	}

@@ -448,6 +448,30 @@ int stfs_edit_plan(struct stfs_edit *edit, struct stfs_edit_result *result, stru
 /* ---- Afterwards ---- */
 
 /*
+ * By the folder that is open, not by its path: that may have moved, or lead through the very mount that commits,
+ * which would wait for itself.
+ */
+static int open_in_folder(const struct stfs_edit *edit, unsigned flags, const struct stfs_given *given,
+			  size_t count, struct stfs_model **fresh, struct stfs_err *err)
+{
+	STFS_AUTO_FREE char *path = NULL;
+	char *shown = strdup(edit->real);
+	int r = -ENOMEM;
+
+	if (asprintf(&path, "/proc/self/fd/%d/%s", edit->folder_fd, edit->name) < 0)
+		path = NULL;
+	if (path && shown)
+		r = stfs_model_open_given(path, flags, given, count, fresh, err);
+	if (r < 0) {
+		free(shown);
+		return r;
+	}
+	free((*fresh)->resolved.path);
+	(*fresh)->resolved.path = shown;
+	return 0;
+}
+
+/*
  * Opens the model as it is now. The locks pass on: what is open stays open, through duplicates,
  * until the new handle has it.
  */
@@ -477,7 +501,7 @@ static int open_fresh(const struct stfs_edit *edit, const struct stfs_commit_par
 	}
 	if (edit->model && stfs_model_is_sharded(edit->model) && !all->has_index)
 		given[count++] = (struct stfs_given){edit->name, edit->model->index_fd};
-	return stfs_model_open_given(edit->real, flags, given, count, fresh, err);
+	return open_in_folder(edit, flags, given, count, fresh, err);
 }
 
 /* All that may fail is done before readers are stopped, and all that takes long. */

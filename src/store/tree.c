@@ -48,6 +48,18 @@ void stfs_tree_on_change(struct stfs_tree *tree, void (*changed)(void *data), vo
 	tree->changed_data = data;
 }
 
+int stfs_tree_may_stage(const struct stfs_tree *tree)
+{
+	int r = stfs_tree_may_change(tree);
+
+	return r == 0 && tree->in_place_only ? -EACCES : r;
+}
+
+bool stfs_tree_in_place_only(const struct stfs_tree *tree)
+{
+	return tree->in_place_only;
+}
+
 int stfs_tree_may_change(const struct stfs_tree *tree)
 {
 	return tree->mode == STFS_TREE_RO || tree->stuck ? -EROFS : 0;
@@ -439,6 +451,8 @@ static int open_writable(struct stfs_tree *tree, const struct stfs_tree_options 
 		return r;
 	tree->model = stfs_edit_model(tree->edit);
 	tree->folder_fd = fcntl(stfs_edit_folder(tree->edit), F_DUPFD_CLOEXEC, 3);
+	/* Neither a spool nor a journal nor a rescue file could stand there. */
+	tree->in_place_only = tree->folder_fd >= 0 && faccessat(tree->folder_fd, ".", W_OK, AT_EACCESS) < 0;
 	return tree->folder_fd < 0 ? stfs_err_errno(err, -errno, "%s", options->path) : 0;
 }
 

@@ -305,6 +305,8 @@ bool stfs_tree_is_misfit(struct stfs_tree *tree, uint32_t node);
 /* Puts what is pending into a rescue file. 0 when there is nothing, or it is kept; 1 when kept; -errno. */
 int stfs_tree_rescue(struct stfs_tree *tree, struct stfs_err *err);
 
+/* Whether the model's folder cannot be written: bytes can be written over others, and no more. */
+bool stfs_tree_in_place_only(const struct stfs_tree *tree);
 bool stfs_tree_is_stuck(const struct stfs_tree *tree);
 bool stfs_tree_is_committing(const struct stfs_tree *tree);
 /* Bytes that the commit under way has copied, and will copy; 0 when there is none. */

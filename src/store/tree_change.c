@@ -91,7 +91,7 @@ int stfs_tree_create(struct stfs_tree *tree, uint32_t name, bool opened, uint32_
 	int r;
 
 	stfs_tree_lock(tree);
-	r = stfs_tree_may_change(tree);
+	r = stfs_tree_may_stage(tree);
 	if (r == 0 && tree->names[name].node != STFS_NO_NUMBER)
 		r = -EEXIST;
 	if (r == 0)
@@ -115,7 +115,7 @@ int stfs_tree_create_scratch(struct stfs_tree *tree, struct stfs_str file, bool 
 	if (!text)
 		return -ENOMEM;
 	stfs_tree_lock(tree);
-	r = stfs_tree_may_change(tree);
+	r = stfs_tree_may_stage(tree);
 	if (r == 0 && stfs_tree_scratch(tree, file) != STFS_NO_NUMBER)
 		r = -EEXIST;
 	if (r == 0)
@@ -136,7 +136,7 @@ int stfs_tree_create_hidden(struct stfs_tree *tree, uint32_t *number)
 	int r;
 
 	stfs_tree_lock(tree);
-	r = stfs_tree_may_change(tree);
+	r = stfs_tree_may_stage(tree);
 	if (r == 0)
 		r = make_node(tree, number);
 	if (r == 0) {
@@ -175,7 +175,7 @@ int stfs_tree_remove(struct stfs_tree *tree, uint32_t name)
 	int r;
 
 	stfs_tree_lock(tree);
-	r = stfs_tree_may_change(tree);
+	r = stfs_tree_may_stage(tree);
 	number = stfs_tree_named(tree, name);
 	if (r == 0 && number == STFS_NO_NUMBER)
 		r = -ENOENT;
@@ -197,7 +197,7 @@ int stfs_tree_remove_scratch(struct stfs_tree *tree, struct stfs_str file)
 	int r;
 
 	stfs_tree_lock(tree);
-	r = stfs_tree_may_change(tree);
+	r = stfs_tree_may_stage(tree);
 	number = stfs_tree_scratch(tree, file);
 	if (r == 0 && number == STFS_NO_NUMBER)
 		r = -ENOENT;
@@ -246,7 +246,7 @@ int stfs_tree_rename(struct stfs_tree *tree, uint32_t number, uint32_t name, boo
 	int r;
 
 	stfs_tree_lock(tree);
-	r = stfs_tree_may_change(tree);
+	r = stfs_tree_may_stage(tree);
 	node = stfs_tree_get(tree, number);
 	if (r == 0 && (!node || (!stfs_node_linked(node) && !node->hidden)))
 		r = -ENOENT;
@@ -260,6 +260,8 @@ int stfs_tree_rename(struct stfs_tree *tree, uint32_t number, uint32_t name, boo
 			remove_node(tree, old);
 		take_name(tree, node);
 		give_name(tree, number, name);
+		if (!node->writers) /* a type that was there before its bytes */
+			stfs_node_settle(tree, node);
 		changed(tree);
 	}
 	stfs_tree_unlock(tree);
@@ -310,7 +312,7 @@ int stfs_tree_rename_scratch(struct stfs_tree *tree, uint32_t number, struct stf
 	if (!text)
 		return -ENOMEM;
 	stfs_tree_lock(tree);
-	r = stfs_tree_may_change(tree);
+	r = stfs_tree_may_stage(tree);
 	node = stfs_tree_get(tree, number);
 	if (r == 0 && (!node || !stfs_node_linked(node)))
 		r = -ENOENT;
@@ -358,7 +360,7 @@ int stfs_tree_adopt(struct stfs_tree *tree, uint32_t name, uint32_t *number, uin
 	if (!type)
 		return -ENOMEM;
 	stfs_tree_lock(tree);
-	r = stfs_tree_may_change(tree);
+	r = stfs_tree_may_stage(tree);
 	if (r == 0) {
 		node = hidden = &tree->nodes[*number];
 		stfs_content_cut_front(hidden->content, skip);

@@ -9,6 +9,7 @@
 #include "base/arith.h"
 #include "base/cleanup.h"
 #include "base/io.h"
+#include "commit/beside.h"
 #include "store/rescue.h"
 #include "store/tree_pending.h"
 
@@ -187,6 +188,17 @@ static int evacuate_all(struct stfs_tree *tree, const struct stfs_commit_request
 	return r;
 }
 
+/* What was synced is the model that others will open: not one that was replaced, or has another header now. */
+static int vouch_for(struct stfs_tree *tree, uint32_t shard, struct stfs_err *err)
+{
+	struct stfs_shard *file = &tree->model->shards[shard];
+
+	if (stfs_shard_check(file) != -ESTALE && stfs_beside_is(tree->folder_fd, file->name, file->fd) == 1)
+		return 0;
+	return stfs_err_set(err, -ESTALE, STFS_NO_POSITION, "%s: another program has changed or replaced %s: what was "
+			    "written over its bytes is not in the file that stands there now", tree->path, file->name);
+}
+
 /* Files that were written to in place. Only this thread replaces the model: it stays. */
 static int sync_unsynced(struct stfs_tree *tree, struct stfs_err *err)
 {
@@ -197,7 +209,11 @@ static int sync_unsynced(struct stfs_tree *tree, struct stfs_err *err)
 			continue;
 		r = stfs_io_sync(tree->model->shards[i].fd);
 		if (r == 0)
+			r = vouch_for(tree, i, err);
+		if (r == 0)
 			continue;
+		if (r == -ESTALE)
+			return r;
 		/* Nobody knows what of it is on the disk (fsync(2)): nothing more is written. */
 		stfs_tree_lock(tree);
 		tree->stuck = true;

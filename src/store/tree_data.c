@@ -182,6 +182,8 @@ static int write_in_place(struct stfs_tree *tree, struct stfs_node *node, const 
 
 	if (!stfs_tree_base_of(tree, node, &shard, &start))
 		return -EIO;
+	if (stfs_shard_view(&tree->model->shards[shard]).stale)
+		return -ESTALE;
 	r = stfs_io_write(tree->model->shards[shard].fd, bytes, len, start + offset);
 	/* Set afterwards: a sync that came in between has cleared it, and may have missed these bytes. */
 	atomic_store(&tree->unsynced[shard], true);
@@ -195,7 +197,7 @@ static int write_layer(struct stfs_tree *tree, uint32_t number, const void *byte
 	struct stfs_base base = {stfs_tree_read_base, &under};
 	struct stfs_node *node = &tree->nodes[number];
 	bool grows = offset + len > stfs_node_len(tree, node);
-	int r = stfs_tree_layer(tree, number, tree->staged || grows);
+	int r = tree->in_place_only ? -EACCES : stfs_tree_layer(tree, number, tree->staged || grows);
 
 	atomic_store(&tree->staged_any, true);
 	/* Its type may fit no more, or again: .npy and .json come and go with that. */
@@ -269,7 +271,7 @@ int stfs_tree_resize(struct stfs_tree *tree, uint32_t number, uint64_t len, bool
 	if (len > INT64_MAX)
 		return -EFBIG;
 	stfs_tree_lock(tree);
-	r = stfs_tree_may_change(tree);
+	r = stfs_tree_may_stage(tree);
 	node = stfs_tree_get(tree, number);
 	if (r == 0 && !node)
 		r = -EIO;

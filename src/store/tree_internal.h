@@ -90,6 +90,7 @@ struct stfs_tree {
 	int folder_fd;            /* owned: of the model */
 	struct stfs_arena *arena; /* owned; NULL when read-only */
 	bool arena_beside;        /* it can become the rescue file */
+	bool in_place_only;       /* the folder cannot be written: nothing can be staged */
 	void (*changed)(void *data);
 	void *changed_data;
 
@@ -160,6 +161,8 @@ void stfs_tree_unlock(struct stfs_tree *tree);
 void stfs_tree_tell(struct stfs_tree *tree);
 /* Wake nobody for what comes to nothing: -EROFS and the like, when no edit may be made. */
 int stfs_tree_may_change(const struct stfs_tree *tree);
+/* The same of what waits for a commit; -EACCES when the model's folder cannot be written. */
+int stfs_tree_may_stage(const struct stfs_tree *tree);
 
 /* ---- tree_metadata.c ---- */
 

@@ -65,7 +65,7 @@ int stfs_tree_set_metadata(struct stfs_tree *tree, const struct stfs_header_pair
 	if (r < 0)
 		return r;
 	stfs_tree_lock(tree);
-	r = stfs_tree_may_change(tree);
+	r = stfs_tree_may_stage(tree);
 	before = tree->metadata;
 	was_staged = tree->metadata_staged;
 	if (r == 0) {

@@ -177,7 +177,7 @@ int stfs_tree_declare(struct stfs_tree *tree, uint32_t name, const struct stfs_w
 
 	stfs_tree_lock(tree);
 	if (r == 0)
-		r = stfs_tree_may_change(tree);
+		r = stfs_tree_may_stage(tree);
 	number = stfs_tree_named(tree, name);
 	if (r == 0 && number != STFS_NO_NUMBER) {
 		node = &tree->nodes[number];
