@@ -20,7 +20,7 @@ import reader
 from conftest import NIGHTLY, SLOW
 from walk import Walk, Wrong
 
-STEPS = 4000 if NIGHTLY else 400
+STEPS = 4000 if NIGHTLY else 300
 # Without commits of their own; with commits underneath all the time; each overwrite staged; other ways to serve.
 WAYS = [
     (["rw,autosync=0,autosync_max=0"], []),
@@ -57,8 +57,7 @@ def first_model(folder, sharded):
         f"model-{i + 1:05}-of-00003.safetensors": dict(items[i::3]) for i in range(3)})
 
 
-def story(walk, steps, seed):
-    """What a failure needs to be played again."""
+def story(walk, seed):
     text = "\n".join(f"    {edit!r}," for edit in walk.log[-40:])
     where = os.environ.get("STFS_WALKS")
     if where:
@@ -67,24 +66,34 @@ def story(walk, steps, seed):
     return f"seed {seed!r}, options {walk.options} {walk.daemon_args}, edit {len(walk.log)}; the last ones:\n{text}"
 
 
-@pytest.mark.parametrize("way", range(len(WAYS)))
-@pytest.mark.parametrize("sharded", [False, True], ids=["file", "shards"])
-@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "tmpfs"])
+@contextlib.contextmanager
+def told(walk, seed):
+    """A failure comes with what is needed to play it again."""
+    try:
+        yield
+    except (Wrong, OSError, AssertionError) as error:
+        raise Wrong(f"{error}\n{story(walk, seed)}\nthe daemon: {walk.mounted.stderr()[-2000:]}") from error
+    finally:
+        walk.drop()
+
+
+PLACES = [(kind, sharded) for kind in ("ext4", "xfs", "btrfs", "tmpfs") for sharded in (False, True)]
+WALKS = [(*place, (number + more) % len(WAYS)) for number, place in enumerate(PLACES)
+         for more in (range(len(WAYS)) if NIGHTLY else (0, 3))]
+
+
+@pytest.mark.parametrize("kind,sharded,way", WALKS, ids=[f"{k}-{'shards' if s else 'file'}-{w}" for k, s, w in WALKS])
 def test_random_edits_equal_a_directory_in_memory(kind, sharded, way, mount, stfs, tmp_path):
+    """STFS_SEED makes it other edits; STFS_WALKS names a folder for those of a walk that failed."""
     seed = f"{kind} {sharded} {way}" + os.environ.get("STFS_SEED", "")
     rng = random.Random(seed)
     with volume(kind, mount, tmp_path) as folder:
         options, daemon_args = WAYS[way]
         walk = Walk(mount, stfs, first_model(folder, sharded), options, daemon_args)
-        try:
+        with told(walk, seed):
             for _ in range(STEPS):
                 walk.play(walk.draw(rng))
             walk.finish()
-        except (Wrong, OSError, AssertionError) as error:
-            log = walk.mounted.stderr()
-            raise Wrong(f"{error}\n{story(walk, STEPS, seed)}\nthe daemon: {log[-2000:]}") from error
-        finally:
-            walk.drop()
 
 
 # --- readers while bytes move -------------------------------------------------------------------
@@ -104,17 +113,15 @@ class Mover:
     def path(self, number):
         return f"{self.root}/{self.names[number]}"
 
-    def write(self, number, flags):
+    def write(self, number, path):
         """Another edition."""
         self.editions[number] += 1
         self.state.writing(number, self.editions[number])
         data = reader.content(number, self.editions[number], self.words[number]).tobytes()
-        fd = os.open(self.path(number), os.O_WRONLY | flags)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT)
         for at in range(0, len(data), 1 << 20):
             os.pwrite(fd, data[at:at + (1 << 20)], at)
         os.close(fd)
-        if not flags:
-            self.state.written(number, self.editions[number])
 
     def first(self):
         return min(self.names)
@@ -146,10 +153,15 @@ class Mover:
         self.words[number] += more
 
     def overwrite(self):
-        self.write(self.rng.choice(sorted(self.names)), 0)
+        number = self.rng.choice(sorted(self.names))
+        self.write(number, self.path(number))
+        self.state.written(number, self.editions[number])
 
     def replace(self):
-        self.write(self.rng.choice(sorted(self.names)), os.O_TRUNC)
+        """By another file: cut to nothing, it would kill who has it mapped, as any file would."""
+        number = self.rng.choice(sorted(self.names))
+        self.write(number, f"{self.root}/.new")
+        os.rename(f"{self.root}/.new", self.path(number))
 
     def step(self):
         edits = [self.remove, self.rename, self.rename, self.metadata, self.append, self.append, self.overwrite, self.replace]
@@ -162,8 +174,8 @@ def start(program, *args):
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-@pytest.mark.parametrize("readers", ["spare", "ignore"])
-@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+@pytest.mark.parametrize("kind,readers", [("ext4", "ignore"), ("xfs", "spare")] + (
+    [("ext4", "spare"), ("xfs", "ignore")] if NIGHTLY else []))
 def test_readers_never_meet_wrong_bytes(kind, readers, mount, tmp_path):
     with volume(kind, mount, tmp_path, 2 << 30) as folder:
         arrays = {f"t{n:03}": ("U64", [WORDS], reader.content(n, 0, WORDS).tobytes()) for n in range(TENSORS)}
@@ -196,8 +208,8 @@ def test_readers_never_meet_wrong_bytes(kind, readers, mount, tmp_path):
 # --- many at the same time ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", ["rw,autosync=0.05,autosync_max=0.1", "rw,autosync=0,autosync_max=0,overwrite=staged"])
-@pytest.mark.parametrize("kind", ["ext4", "tmpfs"])
+@pytest.mark.parametrize("kind,options", [("ext4", "rw,autosync=0.05,autosync_max=0.1"),
+                                          ("tmpfs", "rw,autosync=0,autosync_max=0,overwrite=staged")])
 def test_programs_beside_each_other(kind, options, mount, stfs, tmp_path):
     count, seconds = (16, 600) if NIGHTLY else (8, 5)
     with volume(kind, mount, tmp_path, 1 << 30) as folder:
@@ -220,3 +232,76 @@ def test_programs_beside_each_other(kind, options, mount, stfs, tmp_path):
                  models.official_tensors(made.model).items() if name.startswith("client")}
         assert found == wanted
         stfs("umount", made.path)
+
+
+# --- edits that stay the mount's own ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sharded", [False, True], ids=["file", "shards"])
+@pytest.mark.parametrize("kind", ["ext4", "tmpfs"])
+def test_private_edits_leave_the_model_as_it_was(kind, sharded, mount, stfs, tmp_path):
+    rng = random.Random(f"cow {kind} {sharded}" + os.environ.get("STFS_SEED", ""))
+    with volume(kind, mount, tmp_path) as folder:
+        model = first_model(folder, sharded)
+        before = editing.files(folder)
+        walk = Walk(mount, stfs, model, ["cow"], [])
+        with told(walk, "cow"):
+            for _ in range(STEPS // 2):
+                edit = walk.draw(rng)
+                if edit[0] not in ("sync", "fsync", "fsync_dir", "remount"):
+                    walk.play(edit)
+            assert editing.files(folder) == before
+            walk.fit()
+            walk.check_all()
+            for how in (["--raw"], ["--raw", "--overwrite"]):
+                stfs("save", *how, walk.root, tmp_path / "saved.safetensors")
+            walk.check_saved(tmp_path / "saved.safetensors")
+            walk.drop()
+            stfs("umount", walk.root)
+        assert editing.files(folder) == before
+
+
+# --- new models ---------------------------------------------------------------------------------
+
+WAYS_TO_COPY = {
+    "cp": "cp {source}/* {target}/",
+    "cp -r": "cp -r {source}/. {target}/",
+    "cp -a": "cp -a {source}/. {target}/",
+    "rsync -a": "rsync -a {source}/ {target}/",
+    "rsync -a --inplace": "rsync -a --inplace {source}/ {target}/",
+    "rsync -a --whole-file": "rsync -a --whole-file {source}/ {target}/",
+    "tar": "tar -C {source} -cf - . | tar -C {target} -xf -",
+    "tar by names": "tar -C {source} --sort=name -cf - . | tar -C {target} -xf -",
+    "cat": "for f in {source}/*; do cat $f > {target}/$(basename $f); done",
+    "cp, backwards": "for f in $(ls -r {source}); do cp {source}/$f {target}/; done",
+    "dd": "for f in {source}/*; do dd if=$f of={target}/$(basename $f) bs=3000 status=none; done",
+    "arrays": "cp {source}/*.npy {target}/ && cp {source}/__metadata__.json {target}/",
+}
+
+
+@pytest.mark.parametrize("how", WAYS_TO_COPY)
+@pytest.mark.parametrize("autosync", ["0", "0.05"])
+def test_a_model_is_copied_from_mount_to_mount(autosync, how, mount, stfs, tmp_path):
+    tensors = {name: (dtype, shape, None) for name, (dtype, shape) in {
+        "a": ("F32", [40, 25]), "b": ("BF16", [7, 3]), "c": ("U8", [65537]), "d": ("I64", []), "e.weight": ("F16", [512, 300]),
+        "g/h": ("BOOL", [0, 5]), "i.json": ("C64", [4096]), "k~": ("I8", [10]), "large": ("F64", [1 << 18])}.items()}
+    if how != "arrays":
+        tensors |= {"packed": ("F4", [3, 8], None), "eight": ("F8_E4M3", [77], None), "x" * 300: ("U16", [5], None)}
+    metadata = {"format": "pt", "é": "ü\n"}
+    source = mount(models.write_model(tmp_path / "source.safetensors", tensors, metadata), "ro", "view=" + (
+        "npy" if how == "arrays" else "raw"))
+    target = mount(tmp_path / "target.safetensors", "create", f"autosync={autosync},autosync_max={autosync}")
+    command = WAYS_TO_COPY[how].format(source=source.path, target=target.path)
+    done = subprocess.run(["bash", "-c", f"set -eo pipefail; {command}"], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done
+    wanted = editing.state(source.model)
+    for path in sorted(source.path.iterdir()):
+        if path.name.endswith(".json"):
+            assert json.loads((target.path / path.name).read_text()) == json.loads(path.read_text())
+        else:
+            assert (target.path / path.name).read_bytes() == path.read_bytes(), path.name
+    assert stfs("sync", target.path).stderr == ""
+    assert editing.state(target.model) == wanted
+    stfs("umount", target.path)
+    assert editing.state(target.model) == wanted
+    assert sorted(p.name for p in tmp_path.glob(".*")) == []

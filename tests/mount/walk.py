@@ -72,7 +72,8 @@ class Walk:
         self.view = words.get("view", "raw")
         self.automatic = words.get("autosync", "2") != "0"
         tensors, metadata = self.official()
-        self.oracle = writing.Oracle(tensors, metadata, words.get("overwrite") != "staged")
+        self.private = "cow" in words
+        self.oracle = writing.Oracle(tensors, metadata, words.get("overwrite") != "staged" and not self.private)
         self.handles = {}
         self.unsure = set()   # names whose tensors in the model are not known
         self.gone = collections.deque(maxlen=6)
@@ -237,6 +238,25 @@ class Walk:
             data[loose] = want.data[loose]
             same(data, want.data, f"{name} in the model")
         expect(metadata == (wanted_metadata or None), f"metadata {metadata} in the model, not {wanted_metadata}")
+
+    def fit(self):
+        """Gives types that fit to what has another."""
+        for name, node in list(self.oracle.tensors.items()):
+            if node.typing()[0] == "not":
+                self.do_type(name, "U8", [len(node.data)])
+
+    def check_saved(self, path):
+        """A file that was saved has what the mount shows; what has no type is bytes there."""
+        tensors, wanted = models.official_tensors(path), {}
+        for name, node in self.oracle.tensors.items():
+            fit, dtype, shape = node.typing()
+            wanted[name] = ("U8", [len(node.data)]) if fit == "none" else (dtype, shape)
+        found = {name: tensor[:2] for name, tensor in tensors.items()}
+        expect(found == wanted, f"saved: {sorted(found.items() ^ wanted.items())}" if set(found) != set(wanted) else
+               f"saved: {[(n, found[n], wanted[n]) for n in found if found[n] != wanted[n]]}")
+        for name, node in self.oracle.tensors.items():
+            same(tensors[name][2], node.data, f"{name}, saved")
+        expect((models.read_header(path)[0].get("__metadata__") or None) == self.oracle.metadata, "metadata, saved")
 
     # --- choosing ---
 
@@ -909,7 +929,8 @@ class Walk:
 
     def sync_file(self, call, node):
         """fsync or msync of an open file, by `call`."""
-        code, left = (0, []) if node.file is not None else self.oracle.fsync(node)  # of scratch: commits nothing
+        nothing = node.file is not None or self.private  # scratch, and what stays the mount's own, is not committed
+        code, left = (0, []) if nothing else self.oracle.fsync(node)
         if self.automatic and code in (0, errno.EBUSY):
             # Whether its name is another's in the model depends on what was committed before.
             try:
