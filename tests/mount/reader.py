@@ -5,8 +5,9 @@ a mapping that the daemon cannot fill kills who touches it.
     reader.py DIR STATE SEED
 
 Each word of eight bytes says what belongs there: number of the tensor, edition, number of the word. STATE is a file of
-words of four bytes: the first is 1 when it is time to end; then two for each tensor, the oldest and the newest edition
-that may be met. Prints how often it has read what, or what was wrong.
+words of four bytes: the first is 1 when it is time to end; then three for each tensor, the oldest and the newest edition
+that may be met, and how often another file began and ended to take its name: who had the old one open reads on in that.
+Prints how often it has read what, or what was wrong.
 """
 import errno
 import mmap
@@ -30,21 +31,29 @@ class State:
     def __init__(self, path, tensors=None):
         if tensors is not None:
             with open(path, "wb") as file:
-                file.truncate(4 * (1 + 2 * tensors))
+                file.truncate(4 * (1 + 3 * tensors))
         with open(path, "r+b") as file:
             self.words = np.frombuffer(mmap.mmap(file.fileno(), 0), np.uint32)
 
     def writing(self, number, edition):
-        self.words[2 + 2 * number] = edition
+        self.words[2 + 3 * number] = edition
 
     def written(self, number, edition):
-        self.words[1 + 2 * number] = edition
+        self.words[1 + 3 * number] = edition
+
+    def replacing(self, number):
+        """Called before another file takes the name, and after."""
+        self.words[3 + 3 * number] += 1
 
     def oldest(self, number):
-        return int(self.words[1 + 2 * number])
+        return int(self.words[1 + 3 * number])
 
     def newest(self, number):
-        return int(self.words[2 + 2 * number])
+        return int(self.words[2 + 3 * number])
+
+    def file(self, number):
+        """Odd while another takes its place."""
+        return int(self.words[3 + 3 * number])
 
 
 class Wrong(Exception):
@@ -54,7 +63,7 @@ class Wrong(Exception):
 class Reader:
     def __init__(self, root, state, seed):
         self.root, self.state, self.rng = root, State(state), random.Random(seed)
-        self.kept = []  # (descriptor or mapping, number)
+        self.kept = []  # (descriptor, number, file, oldest edition that it may hold)
         self.counts = {}
 
     def judge(self, data, offset, number, oldest, how):
@@ -116,15 +125,20 @@ class Reader:
 
     def keep(self, path, number):
         """Stays open, and is read again and again, whatever becomes of its name."""
+        oldest, which = self.state.oldest(number), self.state.file(number)
         fd = os.open(path, os.O_RDONLY)
-        self.kept.append((fd, number))
+        if which % 2 or which != self.state.file(number):
+            which = None  # the old file, or the new one
+        self.kept.append((fd, number, which, oldest))
         if len(self.kept) > 6:
             os.close(self.kept.pop(0)[0])
 
     def again(self):
-        for fd, number in self.kept:
+        for fd, number, which, oldest in self.kept:
             size = os.fstat(fd).st_size
-            oldest, at = self.state.oldest(number), self.rng.randrange(size + 1)
+            at, newer = self.rng.randrange(size + 1), self.state.oldest(number)
+            if which == self.state.file(number):
+                oldest = newer
             self.judge(os.pread(fd, self.rng.choice([4096, 1 << 20]), at), at, number, oldest, "kept open")
 
     def step(self):

@@ -161,7 +161,9 @@ class Mover:
         """By another file: cut to nothing, it would kill who has it mapped, as any file would."""
         number = self.rng.choice(sorted(self.names))
         self.write(number, f"{self.root}/.new")
+        self.state.replacing(number)
         os.rename(f"{self.root}/.new", self.path(number))
+        self.state.replacing(number)
 
     def step(self):
         edits = [self.remove, self.rename, self.rename, self.metadata, self.append, self.append, self.overwrite, self.replace]
