@@ -309,12 +309,25 @@ struct stfs_sync *stfs_sync_start(struct stfs_fs *fs, struct stfs_err *err)
 	return NULL;
 }
 
+/* What the last commit could not take. */
+static void keep_rest(const struct stfs_fs *fs)
+{
+	struct stfs_err err = STFS_ERR_INIT;
+	int kept = stfs_tree_rescue(fs->tree, &err);
+
+	if (kept < 0)
+		stfs_log(STFS_LOG_ERROR, "%s: what could not be committed is LOST: %s", fs->model_path, err.message);
+	else if (kept > 0)
+		stfs_log(STFS_LOG_ERROR, "%s: what could not be committed is kept in a rescue file beside it: the "
+			 "next mount or `stfs recover` takes it up", fs->model_path);
+}
+
 int stfs_sync_finish(struct stfs_sync *sync)
 {
 	const struct stfs_commit_request last = {.all = true, .end = true};
 	struct stfs_tree *tree = sync->fs->tree;
 	struct stfs_err err = STFS_ERR_INIT;
-	int r, kept;
+	int r, resumed = 0;
 
 	pthread_mutex_lock(&sync->lock);
 	sync->stop = true;
@@ -323,19 +336,18 @@ int stfs_sync_finish(struct stfs_sync *sync)
 	pthread_join(sync->thread, NULL);
 	stfs_tree_on_change(tree, NULL, NULL);
 	r = commit(sync, &last, "end");
+	if (r < 0 && r != -EINVAL && stfs_tree_is_stuck(tree)) {
+		resumed = stfs_tree_resume(tree, &err);
+		if (resumed == 0)
+			r = commit(sync, &last, "end");
+	}
 	if (r >= 0 || r == -EINVAL)
 		return 0;
-	if (stfs_tree_is_stuck(tree)) {
-		stfs_log(STFS_LOG_ERROR, "%s: the last commit stopped half-way: `stfs recover` finishes it",
-			 sync->fs->model_path);
-		return r;
-	}
-	kept = stfs_tree_rescue(tree, &err);
-	if (kept < 0)
-		stfs_log(STFS_LOG_ERROR, "%s: what could not be committed is LOST: %s", sync->fs->model_path, err.message);
-	else if (kept > 0)
-		stfs_log(STFS_LOG_ERROR, "%s: what could not be committed is kept in a rescue file beside it: the "
-			 "next mount or `stfs recover` takes it up", sync->fs->model_path);
+	if (resumed < 0)
+		stfs_log(STFS_LOG_ERROR, "%s: a commit stopped half-way, which `stfs recover` finishes; what was edited "
+			 "since is LOST: %s", sync->fs->model_path, err.message);
+	else
+		keep_rest(sync->fs);
 	return r;
 }
 

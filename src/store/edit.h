@@ -178,6 +178,13 @@ int stfs_edit_commit(struct stfs_edit *edit, const struct stfs_progress *progres
 		     struct stfs_edit_result *result, struct stfs_err *err);
 bool stfs_edit_is_stuck(const struct stfs_edit *edit);
 
+/*
+ * Finishes a commit that got stuck, or takes it back, and opens the model as it is then, with nothing staged; hooks hear
+ * of it unless it was taken back. Nobody may read meanwhile: the files are closed, and their locks let go, before they
+ * are locked anew. 0; -EBUSY when another program was faster; -errno, and the handle can only be closed.
+ */
+int stfs_edit_resume(struct stfs_edit *edit, enum stfs_recovered *what, struct stfs_err *err);
+
 /* Drops what is staged, as if the model had just been opened. 0; -EROFS when it is stuck; -ENOMEM. */
 int stfs_edit_revert(struct stfs_edit *edit, struct stfs_err *err);
 

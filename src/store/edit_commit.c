@@ -445,87 +445,6 @@ int stfs_edit_plan(struct stfs_edit *edit, struct stfs_edit_result *result, stru
 	return r < 0 && err && err->code != r ? stfs_err_errno(err, r, "%s", edit->path) : r;
 }
 
-/* ---- Afterwards ---- */
-
-/*
- * By the folder that is open, not by its path: that may have moved, or lead through the very mount that commits,
- * which would wait for itself.
- */
-static int open_in_folder(const struct stfs_edit *edit, unsigned flags, const struct stfs_given *given,
-			  size_t count, struct stfs_model **fresh, struct stfs_err *err)
-{
-	STFS_AUTO_FREE char *path = NULL;
-	char *shown = strdup(edit->real);
-	int r = -ENOMEM;
-
-	if (asprintf(&path, "/proc/self/fd/%d/%s", edit->folder_fd, edit->name) < 0)
-		path = NULL;
-	if (path && shown)
-		r = stfs_model_open_given(path, flags, given, count, fresh, err);
-	if (r < 0) {
-		free(shown);
-		return r;
-	}
-	free((*fresh)->resolved.path);
-	(*fresh)->resolved.path = shown;
-	return 0;
-}
-
-/*
- * Opens the model as it is now. The locks pass on: what is open stays open, through duplicates,
- * until the new handle has it.
- */
-static int open_fresh(const struct stfs_edit *edit, const struct stfs_commit_parts *all,
-		      struct stfs_model **fresh, struct stfs_err *err)
-{
-	STFS_AUTO_FREE struct stfs_given *given = calloc(edit->shard_count + 1, sizeof(*given));
-	unsigned flags = STFS_OPEN_WRITE | STFS_OPEN_LOCK;
-	size_t count = 0;
-
-	if (edit->flags & STFS_EDIT_MAP)
-		flags |= STFS_OPEN_MAP;
-
-	if (!given)
-		return -ENOMEM;
-	for (size_t i = 0; i < all->commit.count; i++)
-		if (all->files[i].new_fd >= 0)
-			given[count++] = (struct stfs_given){all->files[i].name, all->files[i].new_fd};
-	for (uint32_t i = 0; edit->model && i < edit->shard_count; i++) {
-		size_t k = 0;
-
-		while (k < count && strcmp(given[k].name, edit->model->shards[i].name) != 0)
-			k++;
-		if (k == count)
-			given[count++] = (struct stfs_given){edit->model->shards[i].name,
-							     edit->model->shards[i].fd};
-	}
-	if (edit->model && stfs_model_is_sharded(edit->model) && !all->has_index)
-		given[count++] = (struct stfs_given){edit->name, edit->model->index_fd};
-	return open_in_folder(edit, flags, given, count, fresh, err);
-}
-
-/* All that may fail is done before readers are stopped, and all that takes long. */
-static int reopen(struct stfs_edit *edit, const struct stfs_commit_parts *all, struct stfs_err *err)
-{
-	struct stfs_model *fresh = NULL;
-	struct stfs_edit anew, old;
-	int r = open_fresh(edit, all, &fresh, err);
-
-	if (r < 0)
-		return r;
-	r = stfs_edit_anew(edit, fresh, &anew);
-	if (r < 0) {
-		stfs_model_close(fresh);
-		return r;
-	}
-	old = *edit;
-	stfs_edit_swap(edit, &anew);
-	stfs_edit_free_moves(old.moves, old.shard_count);
-	stfs_edit_unload(&old);
-	stfs_model_close(old.model);
-	return 0;
-}
-
 /* E4: whether the headers are still those that were read. What was done to the data is no matter. */
 static int check_shards(const struct stfs_edit *edit, struct stfs_err *err)
 {
@@ -560,7 +479,7 @@ static int run(struct stfs_edit *edit, struct stfs_commit_parts *all, const stru
 		return r;
 	r = fill_result(edit, all, result);
 	if (r == 0)
-		r = reopen(edit, all, err);
+		r = stfs_edit_reopen(edit, all, err);
 	if (r < 0) {
 		edit->stuck = true; /* what is staged is committed: it must not be committed again */
 		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: the edits are committed, but "

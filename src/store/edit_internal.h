@@ -140,6 +140,14 @@ struct stfs_commit_parts {
 	uint32_t moves_count;
 };
 
+/* ---- edit_reopen.c ---- */
+
+/*
+ * The model as the commit has left it takes the place of what was open, with nothing staged. The locks pass on. 0 or
+ * -errno, and then nothing is changed.
+ */
+int stfs_edit_reopen(struct stfs_edit *edit, const struct stfs_commit_parts *all, struct stfs_err *err);
+
 /* ---- edit_readers.c ---- */
 
 #define STFS_NOT_WRITTEN UINT64_MAX

@@ -86,19 +86,23 @@ int stfs_shard_open(struct stfs_shard *shard, int folder_fd, const char *name, u
 	return r;
 }
 
+void stfs_shard_let_go(struct stfs_shard *shard)
+{
+	stfs_mapping_close(&shard->mapping); /* it holds the file, and so the lock */
+	if (shard->fd >= 0)
+		close(stfs_steal_fd(&shard->fd));
+}
+
 void stfs_shard_close(struct stfs_shard *shard)
 {
-	stfs_mapping_close(&shard->mapping);
+	stfs_shard_let_go(shard);
 	stfs_header_free(shard->header);
 	stfs_findings_free(&shard->findings);
-	if (shard->fd >= 0)
-		close(shard->fd);
 	free(shard->name);
 	pthread_cond_destroy(&shard->checked);
 	pthread_mutex_destroy(&shard->lock);
 	shard->name = NULL;
 	shard->header = NULL;
-	shard->fd = -1;
 }
 
 void stfs_shard_map(struct stfs_shard *shard)

@@ -65,6 +65,8 @@ struct stfs_shard {
 int stfs_shard_open(struct stfs_shard *shard, int folder_fd, const char *name, unsigned flags,
 		    int given);
 void stfs_shard_close(struct stfs_shard *shard);
+/* Closes the file, which drops its lock; what the header says stays. Nobody may read meanwhile, or later. */
+void stfs_shard_let_go(struct stfs_shard *shard);
 
 /* Maps the file for stfs_mapping_hold(); without it reads use pread. */
 void stfs_shard_map(struct stfs_shard *shard);

@@ -302,7 +302,17 @@ int stfs_tree_commit(struct stfs_tree *tree, const struct stfs_commit_request *r
 /* Whether the node's own bytes and type keep it from being committed. Takes the lock. */
 bool stfs_tree_is_misfit(struct stfs_tree *tree, uint32_t node);
 
-/* Puts what is pending into a rescue file. 0 when there is nothing, or it is kept; 1 when kept; -errno. */
+/*
+ * At the end, when nobody reads any more: finishes a commit that got stuck, or takes it back, after which there may be
+ * another. 0, also when none did; -errno, and then all that is pending is lost but what that commit had taken, which
+ * stfs_recover() finishes.
+ */
+int stfs_tree_resume(struct stfs_tree *tree, struct stfs_err *err);
+
+/*
+ * Puts what is pending into a rescue file, at the end. 1 when it is kept; 0 when there is nothing to be kept, or a commit
+ * is stuck (stfs_tree_resume); -errno.
+ */
 int stfs_tree_rescue(struct stfs_tree *tree, struct stfs_err *err);
 
 /* Whether the model's folder cannot be written: bytes can be written over others, and no more. */

@@ -276,18 +276,24 @@ static int drain(struct stfs_tree *tree)
 
 /* ---- The commit ---- */
 
-/* Everything as it was, still pending. */
-static void take_back(struct stfs_tree *tree)
+/* What was taken may be written to again. */
+static void unfreeze(struct stfs_tree *tree)
 {
-	struct stfs_err why = STFS_ERR_INIT;
-
-	stfs_tree_lock(tree);
 	for (size_t i = 0; i < tree->taking_count; i++) {
 		struct stfs_node *node = &tree->nodes[tree->takings[i].node];
 
 		if (node->content && node->content == tree->takings[i].frozen)
 			node->content->frozen = false;
 	}
+}
+
+/* Everything as it was, still pending. */
+static void take_back(struct stfs_tree *tree)
+{
+	struct stfs_err why = STFS_ERR_INIT;
+
+	stfs_tree_lock(tree);
+	unfreeze(tree);
 	tree->committing = false;
 	tree->stuck = tree->stuck || stfs_edit_is_stuck(tree->edit);
 	if (!tree->stuck) { /* else what was written stays where reading finds it */
@@ -400,6 +406,29 @@ int stfs_tree_commit(struct stfs_tree *tree, const struct stfs_commit_request *r
 	return sync_unsynced(tree, err);
 }
 
+/* ---- At the end ---- */
+
+int stfs_tree_resume(struct stfs_tree *tree, struct stfs_err *err)
+{
+	enum stfs_recovered what;
+	int r;
+
+	if (!tree->edit || !stfs_edit_is_stuck(tree->edit))
+		return 0;
+	r = stfs_edit_resume(tree->edit, &what, err);
+	if (r < 0)
+		return r;
+	stfs_tree_lock(tree);
+	if (what == STFS_RECOVERED_OLD) {
+		tree->model = stfs_edit_model(tree->edit);
+		unfreeze(tree);
+	}
+	stfs_takings_free(tree);
+	tree->stuck = false;
+	stfs_tree_unlock(tree);
+	return 0;
+}
+
 /* The spool, with what is staged from it, becomes the rescue file. */
 static int keep_spool(struct stfs_tree *tree, struct stfs_err *err)
 {
@@ -420,7 +449,7 @@ int stfs_tree_rescue(struct stfs_tree *tree, struct stfs_err *err)
 	struct beginning b;
 	int r;
 
-	if (!tree->edit || tree->stuck)
+	if (!tree->edit || stfs_edit_is_stuck(tree->edit))
 		return 0;
 	stfs_tree_lock(tree);
 	/* Also what only waited for a commit to end. */

@@ -78,7 +78,8 @@ static bool fail_at(size_t number, uint64_t seed, enum oracle_call kind, size_t 
 		ck_assert_int_eq(stfs_tree_write(oracle_tree(), stfs_tree_named(oracle_tree(), name), "x", 1, 0), -EROFS);
 		ck_assert_int_eq(oracle_commit(false), -EROFS);
 		oracle_check("stuck");
-		oracle_recover();
+		if (!(call & 2) || !oracle_resume())
+			oracle_recover();
 	} else {
 		oracle_check_disk("after a call that failed");
 		if (call & 1)
@@ -109,10 +110,12 @@ START_TEST(enough_was_met)
 	const struct oracle_met *met = &oracle_met;
 
 	printf("# %zu commits took %zu, left out %zu, of them blocked %zu; %zu changes midway, %zu evacuated, %zu "
-	       "inherited; %zu failed, %zu stuck (%zu back to the old)\n", met->commits, met->taken, met->left_out,
-	       met->blocked, met->midway, met->evacuated, met->inherited, met->failed, met->stuck, met->recovered_old);
+	       "inherited; %zu failed, %zu stuck and %zu resumed (%zu back to the old)\n", met->commits, met->taken, met->left_out,
+	       met->blocked, met->midway, met->evacuated, met->inherited, met->failed, met->stuck,
+	       met->resumed, met->recovered_old);
 	ck_assert(met->commits > 500 && met->left_out > 500 && met->blocked > 20 && met->midway > 500);
-	ck_assert(met->evacuated > 50 && met->inherited > 50 && met->failed > 50 && met->stuck > 50);
+	ck_assert(met->evacuated > 50 && met->inherited > 50 && met->failed > 50 && met->stuck > 50 &&
+		  met->resumed > 50);
 }
 END_TEST
 

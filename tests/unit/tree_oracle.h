@@ -25,7 +25,7 @@ struct oracle_setup {
 
 /* What was met, to see that it was enough. */
 struct oracle_met {
-	size_t commits, taken, blocked, left_out, midway, evacuated, inherited, failed, stuck, recovered_old;
+	size_t commits, taken, blocked, left_out, midway, evacuated, inherited, failed, stuck, resumed, recovered_old;
 };
 extern struct oracle_met oracle_met;
 
@@ -44,6 +44,8 @@ void oracle_close_files(void);
 /* Closes the tree and opens it anew: what was pending is gone. */
 void oracle_reopen(void);
 /* Closes it when a commit got stuck, recovers the model, which must be old or new, and opens it anew. */
+/* Goes on with the same tree after a commit that got stuck; false when it was not the commit. */
+bool oracle_resume(void);
 void oracle_recover(void);
 
 /* Compares everything: the directory with its files and types, what is pending, T1, T2. */

@@ -173,7 +173,7 @@ static bool is_same(const unsigned char *bytes, const struct stfs_buf *want, uin
 }
 
 /* Whether the model is the old one, or that which the commit under way was to make. */
-bool is_model(struct stfs_model *model, bool fresh, struct stfs_buf *why)
+bool is_model(const struct stfs_model *model, bool fresh, struct stfs_buf *why)
 {
 	static unsigned char bytes[LEN_MOST + 1];
 	struct stfs_tensor_ref ref;

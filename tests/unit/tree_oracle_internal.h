@@ -90,7 +90,7 @@ unsigned char *random_bytes(size_t len);
 /* ---- tree_oracle_check.c ---- */
 
 unsigned changes_of(const struct file *f);
-bool is_model(struct stfs_model *model, bool fresh, struct stfs_buf *why);
+bool is_model(const struct stfs_model *model, bool fresh, struct stfs_buf *why);
 struct stfs_model *open_model(const char *when);
 
 /* ---- tree_oracle_commit.c ---- */

@@ -66,22 +66,13 @@ void oracle_reopen(void)
 	oracle_check_disk("reopened");
 }
 
-void oracle_recover(void)
+/* The model after a recovery: the old one or the new one. */
+static void settle_on(const struct stfs_model *model)
 {
 	STFS_AUTO_BUF struct stfs_buf why = STFS_BUF_INIT;
-	enum stfs_recovered what;
-	struct stfs_err err = STFS_ERR_INIT;
-	struct stfs_model *model;
-	bool fresh;
+	bool fresh = !is_model(model, false, &why);
 	struct stfs_tensor_ref ref;
 
-	oracle_met.stuck++;
-	stfs_tree_close(tree);
-	tree = NULL;
-	busy = true;
-	ck_assert_msg(stfs_recover(model_path(), 0, &what, &err) == 0, "%s", err.message);
-	model = open_model("recovered");
-	fresh = !is_model(model, false, &why);
 	oracle_met.recovered_old += !fresh;
 	ck_assert_msg(!fresh || is_model(model, true, &why), "neither old nor new: %s", stfs_buf_cstr(&why));
 	if (fresh)
@@ -95,6 +86,37 @@ void oracle_recover(void)
 				ck_assert_int_eq(stfs_model_pread(model, &ref, f->disk.data, f->disk.len, 0),
 						 (ssize_t)f->disk.len);
 	}
+}
+
+bool oracle_resume(void)
+{
+	struct stfs_err err = STFS_ERR_INIT;
+
+	if (!stfs_edit_is_stuck(tree->edit))
+		return false; /* but the bytes of a sync that failed cannot be trusted */
+	oracle_met.resumed++;
+	busy = true;
+	ck_assert_msg(stfs_tree_resume(tree, &err) == 0, "%s", err.message);
+	settle_on(tree->model);
+	busy = false;
+	ck_assert(!tree->stuck);
+	oracle_check("resumed");
+	return true;
+}
+
+void oracle_recover(void)
+{
+	enum stfs_recovered what;
+	struct stfs_err err = STFS_ERR_INIT;
+	struct stfs_model *model;
+
+	oracle_met.stuck++;
+	stfs_tree_close(tree);
+	tree = NULL;
+	busy = true;
+	ck_assert_msg(stfs_recover(model_path(), 0, &what, &err) == 0, "%s", err.message);
+	model = open_model("recovered");
+	settle_on(model);
 	stfs_model_close(model);
 	busy = false;
 	open_tree();
