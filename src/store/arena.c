@@ -18,6 +18,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 
 #include "base/arith.h"
@@ -216,12 +217,25 @@ static void cut_end(struct stfs_arena *arena)
 
 /* ---- Taking ---- */
 
+/* Bytes that blocks which are out will need in the model: of most only the beginning was written. */
+static uint64_t written(const struct stfs_arena *arena)
+{
+	uint64_t most = arena->used * STFS_ARENA_BLOCK, disk;
+	struct stat st;
+
+	if (arena->fd < 0 || fstat(arena->fd, &st) < 0)
+		return most;
+	disk = (uint64_t)st.st_blocks * 512;
+	return stfs_min_u64(most, disk);
+}
+
 static int have_room(const struct stfs_arena *arena, uint64_t blocks)
 {
 	uint64_t need, room;
 	struct statvfs fs;
 
-	if (blocks > BLOCKS_MOST || stfs_mul_overflows(2 * blocks + arena->used, STFS_ARENA_BLOCK, &need))
+	if (blocks > BLOCKS_MOST || stfs_mul_overflows(2 * blocks, STFS_ARENA_BLOCK, &need) ||
+	    stfs_add_overflows(need, written(arena), &need))
 		return -ENOSPC;
 	if (fstatvfs(arena->fd >= 0 ? arena->fd : arena->folder_fd, &fs) < 0)
 		return -errno;

@@ -39,8 +39,8 @@ static inline uint64_t stfs_arena_offset(uint64_t block)
  * one piece (UINT64_MAX: anywhere), else where the whole run fits.
  *
  * A byte of the spool needs a second one in the model when it is committed. So it is -ENOSPC when the
- * file system has less free than twice the bytes of the run, and once those of all blocks that
- * are out. -EFBIG when its files do not become that long; another -errno.
+ * file system has less free than twice the bytes of the run, and once those that were written to the
+ * blocks that are out. -EFBIG when its files do not become that long; another -errno.
  */
 int stfs_arena_take(struct stfs_arena *arena, uint64_t after, uint64_t wanted, uint64_t *first,
 		    uint64_t *count);

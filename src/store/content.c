@@ -30,7 +30,8 @@
 
 struct stfs_content_page {
 	uint64_t number; /* of its first slot, in pages */
-	uint64_t *slots; /* owned */
+	uint64_t *slots; /* owned: the first `room` of the page; the others hold nothing */
+	unsigned room;   /* a power of 2, at most PAGE_SLOTS: most files are small */
 	unsigned filled; /* slots that hold something */
 };
 
@@ -68,7 +69,8 @@ static uint64_t get_slot(const struct stfs_content *content, uint64_t slot)
 {
 	size_t i = find_page(content, slot / PAGE_SLOTS);
 
-	if (i == content->page_count || content->pages[i].number != slot / PAGE_SLOTS)
+	if (i == content->page_count || content->pages[i].number != slot / PAGE_SLOTS ||
+	    slot % PAGE_SLOTS >= content->pages[i].room)
 		return NOTHING;
 	return content->pages[i].slots[slot % PAGE_SLOTS];
 }
@@ -80,21 +82,40 @@ static uint64_t next_slot(const struct stfs_content *content, uint64_t slot)
 		const struct stfs_content_page *page = &content->pages[i];
 		uint64_t first = page->number * PAGE_SLOTS;
 
-		for (uint64_t s = first < slot ? slot - first : 0; page->filled && s < PAGE_SLOTS; s++)
+		for (uint64_t s = first < slot ? slot - first : 0; page->filled && s < page->room; s++)
 			if (page->slots[s] != NOTHING)
 				return first + s;
 	}
 	return UINT64_MAX;
 }
 
-static int make_page(struct stfs_content *content, uint64_t number)
+/* Makes `slots` slots of the page be there. */
+static int grow_page(struct stfs_content_page *page, uint64_t slots)
 {
-	size_t i = find_page(content, number), cap = content->page_cap ? 2 * content->page_cap : 4;
-	struct stfs_content_page *grown;
-	uint64_t *slots;
+	unsigned room = page->room ? page->room : 4;
+	uint64_t *grown;
+
+	while (room < slots)
+		room *= 2;
+	if (room == page->room)
+		return 0;
+	grown = reallocarray(page->slots, room, sizeof(*grown));
+	if (!grown)
+		return -ENOMEM;
+	memset(grown + page->room, 0, (room - page->room) * sizeof(*grown));
+	page->slots = grown;
+	page->room = room;
+	return 0;
+}
+
+static int make_page(struct stfs_content *content, uint64_t number, uint64_t slots)
+{
+	size_t i = find_page(content, number), cap = content->page_cap ? 2 * content->page_cap : 1;
+	struct stfs_content_page page = {.number = number}, *grown;
+	int r;
 
 	if (i < content->page_count && content->pages[i].number == number)
-		return 0;
+		return grow_page(&content->pages[i], slots);
 	if (content->page_count == content->page_cap) {
 		grown = reallocarray(content->pages, cap, sizeof(*grown));
 		if (!grown)
@@ -102,11 +123,11 @@ static int make_page(struct stfs_content *content, uint64_t number)
 		content->pages = grown;
 		content->page_cap = cap;
 	}
-	slots = calloc(PAGE_SLOTS, sizeof(*slots));
-	if (!slots)
-		return -ENOMEM;
+	r = grow_page(&page, slots);
+	if (r < 0)
+		return r;
 	memmove(&content->pages[i + 1], &content->pages[i], (content->page_count - i) * sizeof(*content->pages));
-	content->pages[i] = (struct stfs_content_page){.number = number, .slots = slots};
+	content->pages[i] = page;
 	content->page_count++;
 	return 0;
 }
@@ -117,7 +138,7 @@ static int make_pages(struct stfs_content *content, uint64_t from, uint64_t to)
 	int r = 0;
 
 	for (uint64_t n = from / PAGE_SLOTS; r == 0 && from < to && n <= (to - 1) / PAGE_SLOTS; n++)
-		r = make_page(content, n);
+		r = make_page(content, n, stfs_min_u64(to - n * PAGE_SLOTS, PAGE_SLOTS));
 	return r;
 }
 
@@ -157,7 +178,7 @@ static void drop_slots(struct stfs_content *content, uint64_t from, uint64_t to)
 
 	for (; i < content->page_count && content->pages[i].number * PAGE_SLOTS < to; i++) {
 		struct stfs_content_page *page = &content->pages[i];
-		uint64_t first = page->number * PAGE_SLOTS, end = stfs_min_u64(PAGE_SLOTS, to - first);
+		uint64_t first = page->number * PAGE_SLOTS, end = stfs_min_u64(page->room, to - first);
 
 		for (uint64_t s = first < from ? from - first : 0; s < end; s++) {
 			add_back(content, &back, page->slots[s]);

@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/arith.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "format/metadata.h"
@@ -244,6 +245,8 @@ bool stfs_tree_node(struct stfs_tree *tree, uint32_t number, struct stfs_node_vi
 	pthread_mutex_lock(stfs_tree_stripe(tree, number));
 	view->len = stfs_node_len(tree, node);
 	view->allocated = node->content ? stfs_content_blocks(node->content) * 512 : 0;
+	/* A block is far larger than most tensors, and of a small one only the beginning is written. */
+	view->allocated = stfs_min_u64(view->allocated, stfs_align_up(view->len, 4096));
 	if (node->mtime_set)
 		view->mtime = view->ctime = node->mtime;
 	pthread_mutex_unlock(stfs_tree_stripe(tree, number));

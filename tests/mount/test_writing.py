@@ -2,6 +2,7 @@
 """Random edits through a writable mount, beside a directory in memory: after each the two are equal, and after each
 commit the official loader agrees (docs/writing.md)."""
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ import filesystems
 import models
 import reader
 from conftest import NIGHTLY, SLOW
+from test_underneath import outcome
 from walk import Walk, Wrong
 
 STEPS = 4000 if NIGHTLY else 300
@@ -171,6 +173,11 @@ class Mover:
             edit()
 
 
+def fill(file, size):
+    for _ in range(size >> 20):
+        file.write(bytes(1 << 20))
+
+
 def start(program, *args):
     return subprocess.Popen([sys.executable, str(pathlib.Path(__file__).with_name(program)), *map(str, args)],
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -205,6 +212,34 @@ def test_readers_never_meet_wrong_bytes(kind, readers, mount, tmp_path):
             words = reader.content(number, mover.editions[number], mover.words[number])
             assert found[name] == ("U64", [mover.words[number]], words.tobytes()), name
         made.unmount()
+
+
+# --- a small disk ---------------------------------------------------------------------------
+
+
+def test_small_tensors_take_little_of_a_small_disk(mount, stfs, tmp_path):
+    """The spool gives out blocks of 64 KiB; what counts is what was written to them."""
+    with volume("tmpfs", mount, tmp_path, 48 << 20) as folder:
+        made = mount(folder / "m.safetensors", "create,autosync=0,autosync_max=0")
+        for number in range(1500):
+            (made.path / f"t{number}").write_bytes(b"abcd")
+            (made.path / f"t{number}.json").write_text('{"dtype":"U8","shape":[4]}')
+        assert os.stat(made.path / "t0").st_blocks <= 8
+        stfs("sync", made.path)
+        assert len(models.official_tensors(made.model)) == 1500
+
+
+def test_bytes_that_would_not_fit_twice_are_refused(mount, stfs, tmp_path):
+    """When they are written, not when they are committed."""
+    with volume("tmpfs", mount, tmp_path, 64 << 20) as folder:
+        made = mount(models.write_model(folder / "m.safetensors", {"a": ("U8", [4], None)}), "rw,autosync=0,autosync_max=0")
+        with open(made.path / "new", "wb", buffering=0) as file:
+            assert outcome(fill, file, 64 << 20) == errno.ENOSPC
+            written = file.tell()
+        assert 16 << 20 < written <= 32 << 20
+        (made.path / "new.json").write_text(json.dumps({"dtype": "U8", "shape": [written]}))
+        stfs("sync", made.path)
+        assert models.official_tensors(made.model)["new"][1] == [written]
 
 
 # --- many at the same time ----------------------------------------------------------------------

@@ -257,9 +257,9 @@ START_TEST(a_disk_that_cannot_take_it_twice_is_full)
 	ck_assert_int_eq(stfs_arena_take(arena, UINT64_MAX, UINT64_MAX / BLOCK, &first, &count), -ENOSPC);
 	ck_assert_uint_eq(stfs_arena_used(arena), BLOCK);
 	take(1, room / BLOCK / 8 * 3, room / BLOCK / 8 * 3);
-	/* What is out counts once more. */
-	ck_assert_int_eq(stfs_arena_take(arena, UINT64_MAX, room / BLOCK / 8 * 3, &first, &count), -ENOSPC);
-	stfs_arena_give_back(arena, 0, 1 + room / BLOCK / 8 * 3);
+	/* What is out counts once it was written to (mount/test_writing.py: on a small disk). */
+	take(1 + room / BLOCK / 8 * 3, room / BLOCK / 8 * 3, room / BLOCK / 8 * 3);
+	stfs_arena_give_back(arena, 0, 1 + room / BLOCK / 8 * 6);
 }
 END_TEST
 
