@@ -46,8 +46,8 @@ static int explain(struct outcome *outcome, int r)
 				    "it was to commit; `stfs umount %s` clears the mount, and "
 				    "`stfs recover` finishes what it had begun", point, point);
 	if (r == -EINVAL)
-		return stfs_err_set(&outcome->err, r, STFS_NO_POSITION, "%s: some edits fit no type "
-				    "and were left out; all others are committed", point);
+		return stfs_err_set(&outcome->err, r, STFS_NO_POSITION, "%s: some edits cannot go "
+				    "into the model as they are; all others are committed", point);
 	last = stfs_said_text(outcome->after, "last_error");
 	return stfs_err_set(&outcome->err, r, STFS_NO_POSITION, "%s: not committed: %s%s%s%s", point,
 			    strerror(-r), last ? " (" : "", last ? last : "", last ? ")" : "");

@@ -136,7 +136,6 @@ static int commit(struct stfs_sync *sync, const struct stfs_commit_request *requ
 	struct stfs_commit_report report;
 	struct stfs_err err = STFS_ERR_INIT;
 	int r = stfs_tree_commit(sync->fs->tree, request, &report, &err);
-
 	bool refused = r == 0 && report.refused;
 
 	if (r < 0) {
@@ -145,6 +144,8 @@ static int commit(struct stfs_sync *sync, const struct stfs_commit_request *requ
 		return r == -EINVAL ? -EIO : r;
 	}
 	note_commit(sync, trigger, &report);
+	if (refused && request->end) /* nobody can ask why any more */
+		stfs_log(STFS_LOG_ERROR, "%s: left as it was: %s", sync->fs->model_path, err.message);
 	return refused ? -EINVAL : 0;
 }
 

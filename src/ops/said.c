@@ -88,5 +88,5 @@ uint64_t stfs_said_pending_count(struct json_object *said)
 
 bool stfs_said_is_unfit(const struct stfs_said_edit *edit)
 {
-	return edit->waits && strcmp(edit->waits, "open for writing") != 0;
+	return edit->waits && strcmp(edit->waits, "open for writing") != 0 && strcmp(edit->change, "removed") != 0;
 }

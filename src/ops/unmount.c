@@ -197,8 +197,13 @@ static void tell_untyped(const char *point, struct json_object *before, struct j
 
 static int refuse_uncommitted(const char *point, int r, struct json_object *said, struct stfs_err *err)
 {
-	const char *last = stfs_said_text(said, "last_error");
+	const char *last = stfs_said_text(said, "last_error"), *state = stfs_said_text(said, "state");
 
+	if (state && strcmp(state, "stuck") == 0)
+		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: not unmounted, for a commit stopped half-way%s%s%s; "
+				    "`stfs umount -l %s` detaches it all the same, and its daemon then tries to finish "
+				    "that and to keep what was edited since: copy that out of the mount first", point,
+				    last ? " (" : "", last ? last : "", last ? ")" : "", point);
 	return stfs_err_set(err, r, STFS_NO_POSITION, "%s: not unmounted, for its edits could not be "
 			    "committed: %s%s%s%s; `stfs umount -l %s` detaches it all the same, and "
 			    "its daemon then keeps them in a rescue file", point, strerror(-r),

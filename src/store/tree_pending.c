@@ -115,6 +115,17 @@ bool stfs_tree_is_misfit(struct stfs_tree *tree, uint32_t number)
 	return view.fit == STFS_FIT_NOT;
 }
 
+/* Whether it is a sharded model whose last tensor is to go. */
+static bool loses_last(const struct stfs_tree *tree)
+{
+	if (!tree->model || !stfs_model_is_sharded(tree->model))
+		return false;
+	for (uint32_t i = 0; i < tree->name_count; i++)
+		if (tree->names[i].used && tree->names[i].node != STFS_NO_NUMBER)
+			return false;
+	return true;
+}
+
 static int tell(struct stfs_tree *tree, uint32_t number, unsigned changes, const struct stfs_commit_request *request,
 		int (*each)(void *data, const struct stfs_pending *pending), void *data)
 {
@@ -131,6 +142,10 @@ static int tell(struct stfs_tree *tree, uint32_t number, unsigned changes, const
 	pending.name = node->name == STFS_NO_NUMBER ? pending.from : stfs_tree_text(tree, node->name);
 	pending.waits = verdict.waits;
 	pending.misfit = verdict.misfit;
+	if (!pending.waits && changes == STFS_CHANGE_REMOVED && loses_last(tree)) {
+		pending.waits = STFS_KEEPS_ONE;
+		pending.misfit = true;
+	}
 	return each(data, &pending);
 }
 

@@ -4,6 +4,8 @@
 
 #include "store/tree_internal.h"
 
+#define STFS_KEEPS_ONE "the last one: a sharded model keeps a tensor, for its index to name a file; add another first"
+
 /* What a commit says to a change. */
 struct stfs_verdict {
 	const char *waits; /* it is left out, and why; may be `text` */

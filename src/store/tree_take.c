@@ -88,29 +88,74 @@ static bool is_blocked(const struct stfs_tree *tree, const struct stfs_taking *t
 	return id != STFS_NO_TENSOR && tree->by_id[id] != taking->node && !tree->nodes[tree->by_id[id]].taking;
 }
 
-/* Leaves out who wants the name of one that is left out, and so on. */
-static void drop_blocked(struct stfs_tree *tree)
+/* Leaves one out that was taken. */
+static void drop(struct stfs_tree *tree, struct stfs_taking *taking)
 {
-	bool again;
+	struct stfs_taking *last = &tree->takings[--tree->taking_count];
 
-	do {
-		again = false;
-		for (size_t i = 0; i < tree->taking_count; i++) {
-			struct stfs_taking *taking = &tree->takings[i], *last;
+	tree->nodes[taking->node].taking = NULL;
+	free(taking->name);
+	if (last == taking)
+		return;
+	*taking = *last;
+	tree->nodes[taking->node].taking = taking;
+}
 
-			if (!is_blocked(tree, taking))
-				continue;
-			tree->nodes[taking->node].taking = NULL;
-			free(taking->name);
-			last = &tree->takings[--tree->taking_count];
-			if (last != taking) {
-				*taking = *last;
-				tree->nodes[taking->node].taking = taking;
-			}
-			i--;
-			again = true;
-		}
-	} while (again);
+/* Leaves out who wants the name of one that is left out, and so on; each is dropped once, so this ends. */
+static int drop_blocked(struct stfs_tree *tree)
+{
+	size_t count = tree->taking_count;
+	STFS_AUTO_FREE uint32_t *suspects = malloc((3 * count + 1) * sizeof(*suspects));
+	uint32_t id, heir;
+
+	if (!suspects)
+		return -ENOMEM;
+	for (size_t i = 0; i < count; i++)
+		suspects[i] = tree->takings[i].node;
+	while (count) {
+		struct stfs_taking *taking = tree->nodes[suspects[--count]].taking;
+
+		if (!taking || !is_blocked(tree, taking))
+			continue;
+		/* Who has in the model the name that it wanted stays there, if it was to go; who wants its own has to wait. */
+		id = taking->name && tree->model ? stfs_model_find(tree->model, stfs_taking_name(taking)) : STFS_NO_TENSOR;
+		if (id != STFS_NO_TENSOR)
+			suspects[count++] = tree->by_id[id];
+		heir = taking->id == STFS_NO_TENSOR ? STFS_NO_NUMBER
+			: stfs_tree_named(tree, stfs_tree_lookup(tree, stfs_model_name_of(tree->model, taking->id)));
+		if (heir != STFS_NO_NUMBER)
+			suspects[count++] = heir;
+		drop(tree, taking);
+	}
+	return 0;
+}
+
+/* Of a sharded model one tensor stays, for its index to name a file. */
+static void keep_one(struct collecting *c)
+{
+	struct stfs_tree *tree = c->tree;
+	struct stfs_taking *first = NULL;
+	char quoted[STFS_QUOTED_MAX];
+	uint64_t left = tree->model ? tree->model->shown : 0;
+
+	if (!tree->model || !stfs_model_is_sharded(tree->model))
+		return;
+	for (size_t i = 0; i < tree->taking_count; i++) {
+		struct stfs_taking *taking = &tree->takings[i];
+
+		left += taking->changes == STFS_CHANGE_NEW;
+		left -= taking->changes == STFS_CHANGE_REMOVED;
+		if (taking->changes == STFS_CHANGE_REMOVED && (!first || taking->id < first->id))
+			first = taking;
+	}
+	if (left || !first)
+		return;
+	if ((c->request->all || c->request->end) && !c->refused) {
+		c->refused = true;
+		stfs_err_set(c->err, -EINVAL, STFS_NO_POSITION, "tensor \"%s\": " STFS_KEEPS_ONE,
+			     stfs_quote(stfs_model_name_of(tree->model, first->id), quoted));
+	}
+	drop(tree, first);
 }
 
 static int collect(struct collecting *c)
@@ -133,9 +178,12 @@ static int collect(struct collecting *c)
 			r = take(c, i, changes);
 	}
 	if (r == 0)
-		drop_blocked(tree);
+		r = drop_blocked(tree);
+	if (r == 0)
+		keep_one(c);
 	return r;
 }
+
 /* ---- Staging: in the edit ---- */
 
 /* Where the bytes of a node are now. */

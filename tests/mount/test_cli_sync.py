@@ -13,7 +13,7 @@ import pytest
 
 import models
 from conftest import SLOW
-from editing import state
+from editing import sharded_tensors, state, write_sharded
 from test_cli_daemons import TIME, FakeDaemon, needs_root
 from test_docs import complete
 
@@ -384,6 +384,27 @@ def test_file_that_is_open_for_writing(stfs, mount_rw, small_model):
         assert 'left out: "n" (open for writing)' in stfs("sync", made.path).stdout
     assert "n" not in state(small_model)[0]
     assert "1 added" in stfs("sync", made.path).stdout
+
+
+def test_last_tensor_of_a_sharded_model(stfs, mount_rw, tmp_path):
+    """Its index has to name a file: all others go, and that one when another has come."""
+    one = {"dtype": "U8", "shape": [4]}
+    folder = write_sharded(tmp_path / "s", {f"model-0000{i}-of-00002.safetensors": {f"t{i}": ("U8", [4], None)}
+                                            for i in (1, 2)}, {"k": "v"})
+    made = mount_rw(folder)
+    for name in os.listdir(made.path):
+        (made.path / name).unlink()
+    done = stfs("sync", made.path, check=False)
+    assert done.returncode == 1 and "a sharded model keeps a tensor" in done.stderr and "U8" not in done.stderr
+    assert sorted(sharded_tensors(folder)) == ["t1"] and os.listdir(made.path) == []
+    (made.path / "new").write_bytes(b"abcd")
+    (made.path / "new.json").write_text(json.dumps(one))
+    stfs("sync", made.path)
+    assert sorted(sharded_tensors(folder)) == ["new"]
+    (made.path / "new").unlink()
+    (made.path / "new.json").unlink()
+    made.unmount()
+    assert "left as it was" in made.stderr() and sorted(sharded_tensors(folder)) == ["new"]
 
 
 def test_model_that_was_replaced_underneath(stfs, mount_rw, make_model, small_model, tmp_path):
