@@ -6,9 +6,10 @@
 
 A mutant names a file, the exact text there, what stands in its place, the suite to run
 (tests/unit/test_SUITE.c, tests/crash/test_crash.c) and the test that must fail in it; others may fail
-as well. The tree is copied to a temporary directory and built there once. A mutant that no test notices,
-one that its own test does not notice, and a text that is not found exactly once are failures: TAP, a case
-a mutant.
+as well. Of a suite "mount/FILE", which is tests/mount/test_FILE.py, that test alone is run: it needs a Python
+with pytest and the outside judges, as this one. The tree is copied to a temporary directory and built there once.
+A mutant that no test notices, one that its own test does not notice, and a text that is not found exactly once are
+failures: TAP, a case a mutant.
 """
 import os
 import pathlib
@@ -342,8 +343,8 @@ MUTANTS = [
            "src/store/tree_data.c", "	atomic_store(&tree->unsynced[shard], true);\n	return r;", "	return r;",
            "a_write_that_ends_behind_a_sync_is_synced_by_the_next", "tree_threads"),
     Mutant("who is blocked by one that is blocked is taken",
-           "src/store/tree_take.c", "			again = true;\n", "			again = false;\n",
-           "who_wants_the_name_of_one_that_turns_out_to_wait_waits_too", "tree"),
+           "src/store/tree_take.c", "			suspects[count++] = heir;", "			(void)heir;",
+           "who_wants_the_name_of_one_that_waits_waits_too", "tree"),
     Mutant("a tensor goes though what takes its place is left out",
            "src/store/tree_take.c", "return heir != STFS_NO_NUMBER && !tree->nodes[heir].taking;", "return false;",
            "reads_the_newest_bytes", "tree_random"),
@@ -370,11 +371,41 @@ MUTANTS = [
            "reads_the_newest_bytes", "tree_random"),
     Mutant("layers above a frozen one keep it under them",
            "src/store/tree_commit.c", "		above->under = NULL;\n", "", "a_commit_takes_what_was_there", "tree"),
+    Mutant("a commit that was finished late is not heard of",
+           "src/store/edit_reopen.c", "go_over(edit, fresh, *what != STFS_RECOVERED_OLD)", "go_over(edit, fresh, false)",
+           "a_call_that_fails_costs_nothing", "tree_random"),
+    Mutant("all tensors of a sharded model go",
+           "src/store/tree_take.c", "		keep_one(c);\n", "		(void)keep_one;\n",
+           "test_last_tensor_of_a_sharded_model", "mount/cli_sync"),
+    Mutant("every small tensor takes a whole block of the room",
+           "src/store/arena.c", "	return stfs_min_u64(most, disk);", "	return most + 0 * disk;",
+           "test_small_tensors_take_little_of_a_small_disk", "mount/writing"),
+    Mutant("what was written to the spool needs no second place",
+           "src/store/arena.c", "stfs_add_overflows(need, written(arena), &need))", "!written)",
+           "test_bytes_that_would_not_fit_twice_are_refused", "mount/writing"),
 ]
 
 
-def failed_tests(build, suite):
+def failed_mount_tests(tree, build, suite, test):
+    """As failed_tests(), of one test (None: there is nothing to be judged by)."""
+    made = subprocess.run(["ninja", "-C", build, "src/fs/safetensorsfs", "src/cli/stfs"], capture_output=True,
+                          text=True, check=False)
+    if made.returncode:
+        return None
+    if not test:
+        return []
+    file = tree / f"tests/mount/test_{suite.partition('/')[2]}.py"
+    ran = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", "--tb=no", "-rfE",
+                          "-k", test, file], capture_output=True, text=True, check=False,
+                         env=dict(os.environ, STFS_BUILD=str(build)))
+    failed = re.findall(r"^(?:FAILED|ERROR) \S+::(\w+)", ran.stdout, re.M)
+    return sorted(set(failed)) or ([f"(exit {ran.returncode})"] if ran.returncode else [])
+
+
+def failed_tests(tree, build, suite, test=None):
     """Names of the tests that fail; None when the suite does not build."""
+    if suite.startswith("mount/"):
+        return failed_mount_tests(tree, build, suite, test)
     target = f"tests/test_{suite}"
     made = subprocess.run(["ninja", "-C", build, target], capture_output=True, text=True, check=False)
     if made.returncode:
@@ -397,7 +428,7 @@ def trial(tree, build, mutant):
         return f"its text stands {text.count(mutant.old)} times in {mutant.file}", []
     path.write_text(text.replace(mutant.old, mutant.new))
     try:
-        failed = failed_tests(build, mutant.suite)
+        failed = failed_tests(tree, build, mutant.suite, mutant.test)
     finally:
         path.write_text(text)
     if failed is None:
@@ -418,9 +449,10 @@ def main(wanted):
         shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", "build*"))
         subprocess.run(["meson", "setup", build, tree, "-Dbuildtype=debugoptimized"], check=True,
                        stdout=subprocess.DEVNULL)
-        for suite in sorted({m.suite for m in chosen}):
-            if failed_tests(build, suite) != []:
-                sys.exit(f"Bail out! the suite {suite} fails without a mutant")
+        for suite, test in sorted({(m.suite, m.test if "/" in m.suite else "") for m in chosen}):
+            failed = failed_tests(tree, build, suite, test)
+            if failed != []:
+                sys.exit(f"Bail out! the suite {suite} fails without a mutant: {failed}")
         for number, mutant in enumerate(chosen, 1):
             reason, failed = trial(tree, build, mutant)
             bad += reason is not None
