@@ -290,6 +290,13 @@ static int read_marks(struct stfs_journal *journal, uint64_t file_len)
 	}
 }
 
+static int disbelieve(const struct stfs_journal *journal, const char *why, struct stfs_err *err)
+{
+	return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: the journal beside the model %s: "
+			    "it is not believed; look where it comes from, then remove it",
+			    journal->path, why);
+}
+
 /* C5. */
 static int believe(const struct stfs_journal *journal, const struct stat *st, uid_t owner,
 		   struct stfs_err *err)
@@ -304,11 +311,7 @@ static int believe(const struct stfs_journal *journal, const struct stat *st, ui
 		why = "belongs to somebody else than the model";
 	else if (st->st_mode & 022)
 		why = "may be written by others";
-	if (!why)
-		return 0;
-	return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: the journal beside the model %s: "
-			    "it is not believed; look where it comes from, then remove it",
-			    journal->path, why);
+	return why ? disbelieve(journal, why, err) : 0;
 }
 
 int stfs_journal_open(struct stfs_journal *journal, int folder_fd, const char *model, uid_t owner,
@@ -323,7 +326,11 @@ int stfs_journal_open(struct stfs_journal *journal, int folder_fd, const char *m
 		return -ENOMEM;
 	journal->fd = stfs_io->openat(folder_fd, journal->path,
 				      O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0);
-	if (journal->fd < 0)
+	if (journal->fd < 0 && errno == ELOOP)
+		r = disbelieve(journal, "is a link", err);
+	else if (journal->fd < 0 && errno == EISDIR)
+		r = disbelieve(journal, "is not a regular file", err);
+	else if (journal->fd < 0)
 		r = errno == ENOENT ? -ENOENT : stfs_err_errno(err, -errno, "%s", journal->path);
 	else if (fstat(journal->fd, &st) < 0)
 		r = -errno;

@@ -87,7 +87,7 @@ static int number(const char *option, const char *text, int base, unsigned long 
 
 	errno = 0;
 	*out = strtoul(text, &end, base);
-	if (errno || end == text || *end || *text == '-' || *out > most)
+	if (errno || end == text || *end || *text < '0' || *text > '9' || *out > most)
 		return base == 8 ? stfs_err_set(err, -EINVAL, STFS_NO_POSITION,
 						"%s: \"%s\" is not an octal number from 0 to %lo", option, text, most)
 				 : stfs_err_set(err, -EINVAL, STFS_NO_POSITION,
@@ -234,18 +234,29 @@ static int set_readers(struct stfs_options *options, const char *value, struct s
 	return chosen < 0 ? chosen : 0;
 }
 
-/* Seconds, with a fraction, as milliseconds. */
+/*
+ * Seconds, with a fraction, as milliseconds: digits and a point alone, for strtod(3) also takes hexadecimal
+ * numbers, exponents, "inf" and blanks. What is more than 0 is at least a millisecond.
+ */
 static int seconds(const char *option, const char *text, unsigned *out, struct stfs_err *err)
 {
-	char *end;
-	double value;
+	const unsigned most = 86400 * 1000;
+	unsigned ms = 0, unit = 1000;
+	bool rest = false, digits = false;
+	const char *p;
 
-	errno = 0;
-	value = strtod(text, &end);
-	if (errno || end == text || *end || !(value >= 0 && value <= 86400))
+	for (p = text; *p >= '0' && *p <= '9' && ms <= most; p++, digits = true)
+		ms = 10 * ms + 1000 * (unsigned)(*p - '0');
+	if (*p == '.')
+		for (p++; *p >= '0' && *p <= '9'; p++, digits = true) {
+			unit /= 10;
+			ms += unit * (unsigned)(*p - '0');
+			rest |= !unit && *p != '0';
+		}
+	if (!digits || *p || ms > most || (ms == most && rest))
 		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: \"%s\" is not a number of seconds from 0 to "
-				    "86400", option, text);
-	*out = value > 0 && value < 0.001 ? 1 : (unsigned)(value * 1000);
+				    "86400, as 2 or 0.5", option, text);
+	*out = ms + (ms == 0 && rest);
 	return 0;
 }
 
@@ -275,7 +286,7 @@ static int set_spool_limit(struct stfs_options *options, const char *value, stru
 		shift = 10 * (int)(unit - units + 1);
 		end++;
 	}
-	if (errno || end == value || *end || *value == '-' || bytes > (UINT64_MAX >> shift))
+	if (errno || end == value || *end || *value < '0' || *value > '9' || bytes > (UINT64_MAX >> shift))
 		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "spool_limit: \"%s\" is not a size such as "
 				    "500M or 4G (0: no limit)", value);
 	options->spool_limit = (uint64_t)bytes << shift;

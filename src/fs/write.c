@@ -252,13 +252,15 @@ static int zero(struct stfs_fs *fs, uint32_t node, uint64_t offset, uint64_t len
 static int allocate(struct stfs_fs *fs, uint32_t node, int mode, uint64_t offset, uint64_t len)
 {
 	uint64_t size = len_of(fs, node), end = offset + len;
-	int r = mode == 0 && end > size ? stfs_tree_check_room(fs->tree, end - size) : 0;
+	int r = 0;
 
+	if (end > size && (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_ZERO_RANGE)) == 0)
+		r = stfs_tree_check_room(fs->tree, end - size);
 	if (r < 0)
 		return r;
 	switch (mode) {
 	case 0: return end > size ? stfs_tree_resize(fs->tree, node, end, false) : 0;
-	case FALLOC_FL_KEEP_SIZE: return 0; /* room is taken when it is written */
+	case FALLOC_FL_KEEP_SIZE: return 0; /* there is room now; it is taken when it is written */
 	case FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE:
 	case FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE: return zero(fs, node, offset, len, true);
 	case FALLOC_FL_ZERO_RANGE: return zero(fs, node, offset, len, false);

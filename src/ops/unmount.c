@@ -18,6 +18,9 @@
 
 /* Silence after which a wait is explained. */
 #define PATIENCE_MS 3000
+/* How often, and at what distance, what is in use is tried again. */
+#define BUSY_TRIES 25
+#define BUSY_US 20000
 /* Exit code of a child that could not run its program, as in a shell. */
 #define NO_PROGRAM 127
 
@@ -223,6 +226,9 @@ static int commit(const struct stfs_mount *mount, const struct stfs_unmounting *
 	if (r == -ENOTCONN)
 		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: its daemon ended while it was to "
 				    "commit; once more, `stfs umount` clears the mount", mount->point);
+	/* Somebody else has unmounted it meanwhile: no commit of ours is needed. */
+	if (r < 0 && is_gone(mount->device))
+		return 0;
 	after = look_again(mount);
 	tell_untyped(mount->point, before, after);
 	if (r == -EINVAL)
@@ -281,6 +287,19 @@ static int say_busy(const struct stfs_mount *mount, struct json_object *said, st
 				    : "");
 }
 
+/* What is in use is so perhaps by another `stfs umount` or `stfs status`, which has looked in a moment. */
+static int take_down_soon(const struct stfs_mount *mount, struct stfs_err *err)
+{
+	int r = take_down(mount->point, false, err);
+
+	for (int i = 0; r == -EBUSY && i < BUSY_TRIES; i++) {
+		usleep(BUSY_US);
+		r = take_down(mount->point, false, err);
+	}
+	/* When somebody else was faster, what remains is to wait. */
+	return r < 0 && is_gone(mount->device) ? 0 : r;
+}
+
 /* `said`: what the daemon says of itself, or NULL. */
 static int unmount_living(const struct stfs_mount *mount, const struct stfs_unmounting *how,
 			  struct json_object *said, struct stfs_err *err)
@@ -289,15 +308,14 @@ static int unmount_living(const struct stfs_mount *mount, const struct stfs_unmo
 	const char *model = stfs_said_text(said, "model");
 	pid_t pid = 0;
 	STFS_AUTO_FD int watch = watch_daemon(mount, said, &pid);
-	int r = commit(mount, how, said, err);
+	int r;
 
-	if (r < 0)
-		return r;
 	if (stfs_said_is_writable(said) && model)
 		(void)stfs_leftovers_look(model, &before);
-	r = take_down(mount->point, false, err);
-	if (r == -EINVAL && is_gone(mount->device))
-		r = 0; /* somebody else was faster: what remains is to wait */
+	r = commit(mount, how, said, err);
+	if (r < 0)
+		return r;
+	r = take_down_soon(mount, err);
 	if (r < 0)
 		return r == -EBUSY ? say_busy(mount, said, err) : r;
 	stfs_log(STFS_LOG_INFO, "%s: unmounted", mount->point);
@@ -307,27 +325,39 @@ static int unmount_living(const struct stfs_mount *mount, const struct stfs_unmo
 	return await_end(mount, watch, pid, &before, err);
 }
 
-static int unmount_dead(const struct stfs_mount *mount, struct stfs_err *err)
+/*
+ * `before`: what stood beside the model when its daemon was asked, which need not have been dead then: it may
+ * have ended of a signal, and unmounted itself when it had committed.
+ */
+static int unmount_dead(const struct stfs_mount *mount, const struct stfs_leftovers *before,
+			struct stfs_err *err)
 {
 	int r = take_down(mount->point, false, err);
+	bool by_itself = r < 0 && is_gone(mount->device);
 
+	if (by_itself)
+		r = 0;
 	if (r < 0)
 		r = take_down(mount->point, true, err);
 	if (r == 0)
-		stfs_log(STFS_LOG_INFO, "%s: cleared; its daemon had died", mount->point);
-	return r;
+		stfs_log(STFS_LOG_INFO, by_itself ? "%s: unmounted; its daemon has ended"
+						  : "%s: cleared; its daemon had died", mount->point);
+	return r == 0 && by_itself ? judge_end(mount, before, err) : r;
 }
 
 static int unmount_ours(const struct stfs_mount *mount, const struct stfs_unmounting *how,
 			struct stfs_err *err)
 {
+	STFS_CLEANUP(stfs_leftovers_free) struct stfs_leftovers before = {0};
 	struct stfs_mount_status status = {.mount = mount};
-	int r = stfs_mounts_ask(&status, 1);
+	int r;
 
+	(void)stfs_leftovers_look(mount->source, &before);
+	r = stfs_mounts_ask(&status, 1);
 	if (r < 0)
 		return stfs_err_errno(err, r, "%s", mount->point);
 	if (status.result == -ENOTCONN)
-		return unmount_dead(mount, err);
+		return unmount_dead(mount, &before, err);
 	/* It would go away, but nothing could be said of what the daemon has still to do. */
 	if (status.result == -ETIMEDOUT)
 		return stfs_err_set(err, -ETIMEDOUT, STFS_NO_POSITION,
@@ -342,6 +372,7 @@ static int unmount_ours(const struct stfs_mount *mount, const struct stfs_unmoun
 int stfs_unmount(const char *dir, const struct stfs_unmounting *how, struct stfs_err *err)
 {
 	STFS_CLEANUP(stfs_mounts_free) struct stfs_mounts mounts = {0};
+	const struct stfs_leftovers nothing = {0};
 	const struct stfs_mount *mount;
 	int r = stfs_mounts_read(&mounts);
 
@@ -355,6 +386,6 @@ int stfs_unmount(const char *dir, const struct stfs_unmounting *how, struct stfs
 		return how->lazy ? take_down(mount->point, true, err)
 				 : unmount_ours(mount, how, err);
 	if (mount && stfs_mount_is_fuse(mount) && stfs_mount_ping(mount) == -ENOTCONN)
-		return unmount_dead(mount, err);
+		return unmount_dead(mount, &nothing, err);
 	return stfs_mounts_refuse(mount, dir, err);
 }

@@ -34,7 +34,8 @@ bool stfs_edit_needs_rescue(const struct stfs_edit *edit);
  * Stages what the rescue file of the model holds. 1 when there is one, 0 when not, -EPERM when it
  * is not to be believed (as a journal, commit/journal.h); -EUCLEAN when a crash came while it was
  * being committed and the model is another one since: the edits are in it, or it is for a person to
- * say; another -errno with `err` filled and nothing staged that a commit could be made of.
+ * say; another -errno with `err` filled and nothing staged that a commit could be made of: the file is then as
+ * it was, and waits for the model that it is for.
  */
 int stfs_edit_take_up(struct stfs_edit *edit, struct stfs_err *err);
 

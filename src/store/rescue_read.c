@@ -214,6 +214,8 @@ static int believe(const struct stfs_edit *edit, int fd, const char *path, struc
 static int open_kept(struct stfs_edit *edit, struct stfs_err *err)
 {
 	STFS_AUTO_FREE char *name = stfs_beside_name(edit->name, STFS_BESIDE_RESCUE), *path = NULL;
+	struct stfs_err why = STFS_ERR_INIT;
+	struct stat st;
 	int r = stfs_beside_exists(edit->folder_fd, edit->name, STFS_BESIDE_RESCUE);
 
 	if (r <= 0)
@@ -223,9 +225,14 @@ static int open_kept(struct stfs_edit *edit, struct stfs_err *err)
 		path = NULL;
 		return -ENOMEM;
 	}
-	r = stfs_model_open(path, STFS_OPEN_WRITE | STFS_OPEN_LOCK, &edit->rescue, err);
-	if (r == 0)
-		r = believe(edit, edit->rescue->shards[0].fd, path, err);
+	if (fstatat(edit->folder_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISLNK(st.st_mode))
+		return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: the rescue file beside the model is a link: "
+				    "it is not believed; look where it comes from, then remove it", path);
+	r = stfs_model_open(path, STFS_OPEN_WRITE | STFS_OPEN_LOCK, &edit->rescue, &why);
+	if (r < 0)
+		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: its rescue file cannot be read (%s); look what it "
+				    "is, or move it away", edit->path, why.code ? why.message : strerror(-r));
+	r = believe(edit, edit->rescue->shards[0].fd, path, err);
 	return r < 0 ? r : 1;
 }
 
@@ -243,54 +250,85 @@ static uint64_t print_of(const struct stfs_model *model)
 }
 
 /*
- * Notes in the rescue file for which model it is being taken up, durable: a crash between the
- * commit and the removal of the file must not have the edits made twice.
+ * Where the rescue file notes for which model it is being taken up: 16 digits, at *at of its text. 1 when
+ * it has them, of this model; 0 when none is noted; -EUCLEAN when it is another one.
  */
-static int note_taken(struct stfs_edit *edit, struct stfs_err *err)
+static int find_note(struct stfs_edit *edit, const char *digits, uint64_t *at, struct stfs_err *err)
 {
 	static const char key[] = "\"stfs.taken\":\"";
-	const struct stfs_shard *kept = &edit->rescue->shards[0];
-	const char *at = memmem(kept->header->text, kept->header->text_len, key, sizeof(key) - 1);
-	char digits[17];
-	int r;
+	const struct stfs_header *header = edit->rescue->shards[0].header;
+	const char *found = memmem(header->text, header->text_len, key, sizeof(key) - 1);
 
-	snprintf(digits, sizeof(digits), "%016" PRIx64, print_of(edit->model));
-	at = at ? at + sizeof(key) - 1 : NULL;
-	if (!at || at + 16 > kept->header->text + kept->header->text_len)
+	found = found ? found + sizeof(key) - 1 : NULL;
+	if (!found || found + 16 > header->text + header->text_len)
 		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: its rescue file is none "
 				    "of this program", edit->path);
-	if (memcmp(at, digits, 16) == 0)
+	*at = (uint64_t)(found - header->text);
+	if (memcmp(found, digits, 16) == 0)
+		return 1;
+	if (memcmp(found, STFS_RESCUE_NOT_TAKEN, 16) == 0)
 		return 0;
-	if (memcmp(at, STFS_RESCUE_NOT_TAKEN, 16) != 0)
-		return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: a crash came while the "
-				    "edits of %s were being committed, and the model is another "
-				    "one since: see whether they are in it, then remove that file",
-				    edit->path, kept->name);
-	r = stfs_io_write(kept->fd, digits, 16, STFS_LENGTH_WORD + (uint64_t)(at - kept->header->text));
-	return r < 0 ? r : stfs_io_sync(kept->fd);
+	return stfs_err_set(err, -EUCLEAN, STFS_NO_POSITION, "%s: a crash came while the "
+			    "edits of %s were being committed, and the model is another "
+			    "one since: see whether they are in it, then remove that file",
+			    edit->path, edit->rescue->shards[0].name);
+}
+
+static int stage_all(struct reader *reader)
+{
+	int r = follow(reader, "stfs.remove", remove_all);
+
+	if (r == 0)
+		r = follow(reader, "stfs.rename", rename_all);
+	if (r == 0)
+		r = follow(reader, "stfs.retype", retype_all);
+	if (r == 0)
+		r = put_all(reader);
+	if (r == 0)
+		r = follow(reader, "stfs.metadata", set_metadata);
+	return r;
+}
+
+/* What is wrong, without the model's name before it. */
+static const char *behind_path(const struct stfs_edit *edit, const struct stfs_err *why)
+{
+	size_t len = strlen(edit->path);
+
+	return strncmp(why->message, edit->path, len) == 0 && strncmp(why->message + len, ": ", 2) == 0
+		       ? why->message + len + 2 : why->message;
 }
 
 int stfs_edit_take_up(struct stfs_edit *edit, struct stfs_err *err)
 {
-	struct reader reader = {.edit = edit, .err = err};
-	int r = open_kept(edit, err);
+	struct stfs_err why = STFS_ERR_INIT;
+	struct reader reader = {.edit = edit, .err = &why};
+	const struct stfs_shard *kept;
+	char digits[17];
+	uint64_t at = 0;
+	int r = open_kept(edit, err), noted;
 
 	if (r <= 0)
 		return r;
 	reader.kept = edit->rescue;
-	r = note_taken(edit, err);
-	if (r == 0)
-		r = follow(&reader, "stfs.remove", remove_all);
-	if (r == 0)
-		r = follow(&reader, "stfs.rename", rename_all);
-	if (r == 0)
-		r = follow(&reader, "stfs.retype", retype_all);
-	if (r == 0)
-		r = put_all(&reader);
-	if (r == 0)
-		r = follow(&reader, "stfs.metadata", set_metadata);
+	kept = &edit->rescue->shards[0];
+	snprintf(digits, sizeof(digits), "%016" PRIx64, print_of(edit->model));
+	noted = find_note(edit, digits, &at, err);
+	if (noted < 0)
+		return noted;
+	r = stage_all(&reader);
 	stfs_buf_free(&reader.strings);
 	free(reader.ends);
+	if (r < 0)
+		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: the edits kept in %s cannot be taken up: %s; if the "
+				    "model is another one than they were made to, put that back, or move the file "
+				    "away to give them up", edit->path, kept->name,
+				    why.code ? behind_path(edit, &why) : strerror(-r));
+	/* Durable before the commit: a crash between that and the removal of the file must not have the edits
+	 * made twice. Not before they could be staged: that nothing came of it leaves them for another model. */
+	if (!noted)
+		r = stfs_io_write(kept->fd, digits, 16, STFS_LENGTH_WORD + at);
+	if (r == 0 && !noted)
+		r = stfs_io_sync(kept->fd);
 	return r < 0 ? r : 1;
 }
 

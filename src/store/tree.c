@@ -415,24 +415,29 @@ static int open_readable(struct stfs_tree *tree, const struct stfs_tree_options 
 	return r == 0 && tree->folder_fd < 0 ? stfs_err_errno(err, -errno, "%s", options->path) : r;
 }
 
-/* What an earlier mount could not commit comes first. When it cannot be either, nothing else is. */
+/*
+ * What an earlier mount could not commit comes first. When it cannot be either, nothing else is: another
+ * rescue file could not be kept beside it. Then -EPERM.
+ */
 static int take_up_rescue(struct stfs_edit *edit, struct stfs_err *err)
 {
 	struct stfs_err why = STFS_ERR_INIT;
 	int r = stfs_edit_take_up(edit, &why);
 
-	if (r > 0) {
-		r = stfs_edit_commit(edit, NULL, NULL, &why);
-		if (r == 0)
-			r = stfs_edit_end_rescue(edit, &why);
-		if (r == 0)
-			stfs_log(STFS_LOG_WARNING, "%s: edits that an earlier mount could not commit were committed first",
-				 stfs_edit_path(edit));
-	}
-	/* Another one could not be kept beside it: the model is not written to before it is gone. */
-	return r < 0 ? stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: a rescue file of an earlier mount stands beside "
-				    "it and cannot be committed (%s): `stfs recover` it, or move it away",
-				    stfs_edit_path(edit), why.message) : r;
+	if (r < 0)
+		return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s", why.code ? why.message : strerror(-r));
+	if (r == 0)
+		return 0;
+	r = stfs_edit_commit(edit, NULL, NULL, &why);
+	if (r == 0)
+		r = stfs_edit_end_rescue(edit, &why);
+	if (r < 0)
+		return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: the edits in the rescue file of an earlier "
+				    "mount cannot be committed (%s): `stfs recover` it, or move that file away",
+				    stfs_edit_path(edit), why.code ? why.message : strerror(-r));
+	stfs_log(STFS_LOG_WARNING, "%s: edits that an earlier mount could not commit were committed first",
+		 stfs_edit_path(edit));
+	return 0;
 }
 
 static int open_writable(struct stfs_tree *tree, const struct stfs_tree_options *options, struct stfs_err *err)

@@ -30,12 +30,13 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts by itself")
 class FakeDaemon(threading.Thread):
     """Serves a file .stfs with `text` in it; takes up requests of `silent` and never answers them."""
 
-    def __init__(self, point, text=b"", silent=()):
+    def __init__(self, point, text=b"", silent=(), source="fake"):
         super().__init__(daemon=True)
         self.text, self.silent, self.stopping = text, set(silent), False
+        self.asked = threading.Event()  # something that it does not answer
         self.fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         data = f"fd={self.fd},rootmode=40000,user_id={USER},group_id={USER},allow_other"
-        if libc.mount(b"fake", os.fsencode(point), b"fuse.safetensorsfs", 0, data.encode()) != 0:
+        if libc.mount(os.fsencode(source), os.fsencode(point), b"fuse.safetensorsfs", 0, data.encode()) != 0:
             raise OSError(ctypes.get_errno(), "mount")
         self.start()
 
@@ -48,6 +49,8 @@ class FakeDaemon(threading.Thread):
             except OSError:
                 break  # unmounted
             _, opcode, unique, node = struct.unpack_from("<IIQQ", request)
+            if opcode in self.silent:
+                self.asked.set()
             if opcode in self.silent or opcode in (FORGET, BATCH_FORGET, INTERRUPT):
                 continue
             if opcode in (FSYNC, FSYNCDIR):

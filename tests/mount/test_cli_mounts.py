@@ -14,7 +14,7 @@ import pytest
 
 from conftest import SLOW
 from editing import state
-from test_cli_daemons import TIME, USER, impostor, needs_root  # noqa: F401 (a fixture)
+from test_cli_daemons import STATFS, TIME, USER, FakeDaemon, impostor, needs_root  # noqa: F401 (a fixture)
 from test_cli_sync import commit, edit, pending, put, said, writer  # noqa: F401 (a fixture)
 
 
@@ -453,6 +453,40 @@ def test_what_was_left_before_is_nothing_new(stfs, writer, impostor, small_model
     pid, end = leaving(impostor, tmp_path / ".other.safetensors.stfs-rescue")
     made = writer(said(pid=pid, model=str(small_model)), end=end)
     assert stfs("umount", made.point, timeout=TIME).stderr == ""
+
+
+@needs_root
+@pytest.mark.parametrize("left", ["nothing", "rescue", "journal"])
+def test_daemon_that_ends_by_itself_while_it_is_asked(stfs, fuse_device, small_model, tmp_path, left):
+    """As after a SIGTERM: it has committed and unmounted itself. That is no failure, but for what it leaves."""
+    point = tmp_path / "m"
+    point.mkdir()
+    daemon = FakeDaemon(point, silent=[STATFS], source=small_model)
+    unmounting = subprocess.Popen([stfs.path, "umount", point], env=stfs.env, stderr=subprocess.PIPE, text=True)
+    try:
+        assert daemon.asked.wait(TIME)
+        if left != "nothing":
+            (tmp_path / f".small.safetensors.stfs-{left}").touch()
+    finally:
+        subprocess.run(["umount", "-l", point], check=True)
+        daemon.stop()
+    said = unmounting.communicate(timeout=TIME)[1]
+    words = {"nothing": "", "rescue": "its last edits could not be committed", "journal": "stopped half-way"}[left]
+    assert unmounting.returncode == (0 if left == "nothing" else 1) and words in said and bool(words) == bool(said)
+
+
+def test_several_unmount_at_once(stfs, mount_rw, small_model):
+    """Each of them is told that it is unmounted; one that comes too late, that it is not mounted."""
+    for n in range(5):
+        made = mount_rw(small_model)
+        put(made, f"n{n}", bytes(4), "F32", [1])
+        unmounting = [subprocess.Popen([stfs.path, "umount", made.path], env=stfs.env, stderr=subprocess.PIPE,
+                                       text=True) for _ in range(3)]
+        said = [process.communicate(timeout=60 * SLOW)[1] for process in unmounting]
+        for process, words in zip(unmounting, said):
+            assert (process.returncode, words) in [(0, ""), (1, f"stfs: {made.path}: nothing is mounted here\n")], said
+        assert 0 in [process.returncode for process in unmounting] and state(small_model)[0][f"n{n}"][0] == "F32"
+        made.judge()
 
 
 @needs_root

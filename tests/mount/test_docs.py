@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What is written about the programs against what they say themselves."""
+import json
+import os
 import pathlib
 import re
 import shutil
@@ -9,6 +11,7 @@ import sys
 import pytest
 
 import models
+from conftest import BUILD
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COMPLETION = ROOT / "docs/completion/stfs"
@@ -148,6 +151,28 @@ def test_links_of_the_documents():
             titles = re.findall(r"^#+ (.*)$", there.read_text(), re.M) if anchor else []
             anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
             assert not anchor or anchor in anchors, f"{page.name}: {target}"
+
+
+def test_links_of_the_installed_documents():
+    """What is installed of them lies so that links and named folders are there, and none leads to what is not."""
+    plan = json.loads((BUILD / "meson-info/intro-install_plan.json").read_text())
+    placed = {pathlib.Path(source): pathlib.Path(file["destination"]) for files in plan.values()
+              for source, file in files.items()}
+    pages = {source: there for source, there in placed.items() if source.suffix == ".md"}
+    assert len(pages) >= 10
+    there = {str(path) for path in placed.values()}
+    for source, page in pages.items():
+        for target in re.findall(r"\]\((?!https?:|#)([^)\s#]+)", source.read_text()):
+            assert os.path.normpath(page.parent / target) in there, f"{source.name}, installed: {target}"
+    systemd = next(path for path in placed.values() if path.name == "mnt-model.mount").parent
+    assert systemd == next(page for page in pages.values() if page.name == "README.md").parent / "docs/systemd"
+
+
+def test_quotes_of_the_manual_pages():
+    """A quoting macro in a line of another goes on to the end of it: the next one nests in it."""
+    for page in sorted((ROOT / "docs/man").glob("*.[18]")):
+        for line in page.read_text().split("\n"):
+            assert not re.search(r"^\..*\b(Ql|Dq|Sq) .* (Ql|Dq|Sq|No) ", line), f"{page.name}: {line}"
 
 
 def session(text, block):

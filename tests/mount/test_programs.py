@@ -231,6 +231,27 @@ def test_a_file_managers_copy(edited, stfs):
     assert official()["copy"] == official()["a"]
 
 
+@pytest.mark.parametrize("options", [[], ["--keep-size"], ["--zero-range"], ["--zero-range", "--keep-size"]])
+def test_room_that_is_not_there_is_not_promised(edited, tmp_path, options):
+    """As rsync --preallocate asks: for a new file, and behind the end of a tensor."""
+    made, official = edited
+    found = os.statvfs(tmp_path)
+    before = official()
+    for name, size in ("new", 0), ("a", 96):
+        file = made.path / name
+        file.touch()
+        done = subprocess.run([need("fallocate"), *options, "--length", str(found.f_bavail * found.f_frsize), file],
+                              capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and "No space left" in done.stderr
+        assert file.stat().st_size == size
+        run("fallocate", *options, "--length", "96", file)
+        assert file.stat().st_size == (size if "--keep-size" in options else 96)
+    (made.path / "new").unlink()
+    made.unmount()
+    if "--zero-range" not in options:
+        assert official() == before
+
+
 # --- unmounting -------------------------------------------------------------------------------------------
 
 

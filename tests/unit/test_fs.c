@@ -208,7 +208,7 @@ static const struct {
 	unsigned milliseconds;
 } seconds_cases[] = {
 	{"0", 0}, {"0.0", 0}, {"1", 1000}, {"2.5", 2500}, {"0.25", 250}, {".5", 500}, {"0.0001", 1},
-	{"86400", 86400000},
+	{"86400", 86400000}, {"007", 7000}, {"3.", 3000}, {"1.0009", 1000}, {"0.0000", 0}, {"86400.000", 86400000},
 };
 
 START_TEST(options_seconds)
@@ -304,6 +304,7 @@ static const struct {
 	{"x|m|p|-o|uid=", "\"\""},
 	{"x|m|p|-o|uid=4294967295", "4294967295"}, /* -1: "no user" */
 	{"x|m|p|-o|uid=-1", "-1"},
+	{"x|m|p|-o|uid= -7", "\" -7\""},
 	{"x|m|p|-o|gid=0x10", "0x10"},
 	{"x|m|p|-o|gid=18446744073709551616", "18446744073709551616"},
 	{"x|m|p|-o|umask=8", "octal"},
@@ -344,12 +345,22 @@ static const struct {
 	{"x|m|p|-o|autosync=nan", "autosync: \"nan\""},
 	{"x|m|p|-o|autosync=inf", "autosync: \"inf\""},
 	{"x|m|p|-o|autosync=86401", "autosync: \"86401\""},
+	{"x|m|p|-o|autosync=86400.0001", "autosync: \"86400.0001\""},
+	{"x|m|p|-o|autosync=4294968", "autosync: \"4294968\""}, /* 704 in 32 bits of milliseconds */
+	{"x|m|p|-o|autosync=0x10", "autosync: \"0x10\""},
+	{"x|m|p|-o|autosync= 2", "autosync: \" 2\""},
+	{"x|m|p|-o|autosync=+2", "autosync: \"+2\""},
+	{"x|m|p|-o|autosync=.", "autosync: \".\""},
+	{"x|m|p|-o|autosync=1.2.3", "autosync: \"1.2.3\""},
+	{"x|m|p|-o|autosync=1e1", "autosync: \"1e1\""},
 	{"x|m|p|-o|autosync=2\\,5", "autosync: \"2,5\""},
 	{"x|m|p|-o|autosync_max=", "autosync_max: \"\""},
 	{"x|m|p|-o|autosync_max=1e9", "autosync_max: \"1e9\""},
 	{"x|m|p|-o|spool_limit", "\"spool_limit\""},
 	{"x|m|p|-o|spool_limit=", "spool_limit: \"\""},
 	{"x|m|p|-o|spool_limit=-1", "spool_limit: \"-1\""},
+	{"x|m|p|-o|spool_limit= -1", "spool_limit: \" -1\""},
+	{"x|m|p|-o|spool_limit=+4G", "spool_limit: \"+4G\""},
 	{"x|m|p|-o|spool_limit=G", "spool_limit: \"G\""},
 	{"x|m|p|-o|spool_limit=4g", "spool_limit: \"4g\""},
 	{"x|m|p|-o|spool_limit=4GB", "spool_limit: \"4GB\""},
