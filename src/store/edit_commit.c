@@ -352,6 +352,22 @@ static int keep_metadata(struct stfs_edit *edit)
 	return r;
 }
 
+/*
+ * A tensor that another shard holds too, which is hidden behind the one that the index names, goes with the name:
+ * else it would come to light in its place.
+ */
+static void drop_twins(struct stfs_edit *edit)
+{
+	for (size_t i = 0; i < edit->count; i++) {
+		struct stfs_slot *slot = &edit->slots[i];
+
+		if (slot->removed || !slot->hidden || stfs_edit_slot(edit, slot->name) != STFS_NO_NUMBER)
+			continue;
+		slot->removed = true;
+		stfs_edit_touch(edit, slot->shard);
+	}
+}
+
 static int make_parts(struct stfs_edit *edit, struct stfs_commit_parts *all, struct stfs_err *err)
 {
 	int r = 0;
@@ -361,6 +377,7 @@ static int make_parts(struct stfs_edit *edit, struct stfs_commit_parts *all, str
 	all->files = calloc(edit->shard_count + 1, sizeof(*all->files));
 	if (!all->parts || !all->files)
 		return -ENOMEM;
+	drop_twins(edit);
 	r = keep_metadata(edit);
 	for (uint32_t i = 0; r == 0 && i < edit->shard_count; i++) {
 		struct stfs_part *part = &all->parts[all->count];

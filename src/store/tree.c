@@ -347,6 +347,17 @@ int stfs_tree_folder(const struct stfs_tree *tree)
 
 /* ---- Opening ---- */
 
+/* Commits change the file, not the tensors in it: those that nobody touches keep the time that it had. */
+static void keep_time(struct stfs_tree *tree, struct stfs_node *node, struct stfs_shard *shard)
+{
+	node->mtime = stfs_shard_view(shard).mtime;
+	node->mtime_set = true;
+	if (tree->metadata_mtime_set)
+		return;
+	tree->metadata_mtime = node->mtime;
+	tree->metadata_mtime_set = true;
+}
+
 /* The nodes and names of the model as it was opened: number i of each is the i-th tensor that is shown. */
 static int load(struct stfs_tree *tree)
 {
@@ -376,6 +387,8 @@ static int load(struct stfs_tree *tree)
 		tree->nodes[number].name = name;
 		tree->nodes[number].id = id;
 		tree->nodes[number].settled = true;
+		if (tree->edit)
+			keep_time(tree, &tree->nodes[number], ref.shard);
 		tree->names[name].node = number;
 	}
 	return r < 0 ? r : stfs_tree_bind(tree, tree->model);

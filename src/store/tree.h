@@ -210,8 +210,7 @@ void stfs_tree_absorb(struct stfs_tree *tree, uint32_t node);
 void stfs_tree_undeclare(struct stfs_tree *tree, uint32_t name);
 
 /*
- * Gives `node` the name, whoever had it before; `file` instead makes it a scratch file. -EEXIST with
- * `keep` when there is one; -ENOENT when the node is not linked.
+ * Gives `node` the name, whoever had it before. -EEXIST with `keep` when there is one; -ENOENT when the node is not linked.
  */
 int stfs_tree_rename(struct stfs_tree *tree, uint32_t node, uint32_t name, bool keep);
 /*

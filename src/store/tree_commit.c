@@ -212,8 +212,10 @@ static int sync_unsynced(struct stfs_tree *tree, struct stfs_err *err)
 			r = vouch_for(tree, i, err);
 		if (r == 0)
 			continue;
-		if (r == -ESTALE)
+		if (r == -ESTALE) {
+			atomic_store(&tree->unsynced[i], true); /* whoever asks next is told too */
 			return r;
+		}
 		/* Nobody knows what of it is on the disk (fsync(2)): nothing more is written. */
 		stfs_tree_lock(tree);
 		tree->stuck = true;
@@ -297,7 +299,7 @@ static void take_back(struct stfs_tree *tree)
 	tree->committing = false;
 	tree->stuck = tree->stuck || stfs_edit_is_stuck(tree->edit);
 	if (!tree->stuck) { /* else what was written stays where reading finds it */
-		if (stfs_edit_revert(tree->edit, &why) < 0)
+		if (stfs_edit_pending(tree->edit) && stfs_edit_revert(tree->edit, &why) < 0)
 			tree->stuck = true;
 		stfs_takings_free(tree);
 	}

@@ -118,7 +118,8 @@ struct stfs_tree {
 	uint32_t *by_id;  /* owned: the node of each tensor of the model */
 	uint32_t scratches; /* how many nodes are scratch */
 	_Atomic uint64_t generation;
-	bool committing, stuck;
+	bool committing;
+	_Atomic bool stuck;
 	struct stfs_taking *takings; /* owned: of the commit under way, or of one that got stuck */
 	size_t taking_count;
 
@@ -160,7 +161,7 @@ void stfs_tree_lock(struct stfs_tree *tree);
 void stfs_tree_unlock(struct stfs_tree *tree);
 /* Says that something was staged. Without any lock. */
 void stfs_tree_tell(struct stfs_tree *tree);
-/* Wake nobody for what comes to nothing: -EROFS and the like, when no edit may be made. */
+/* -EROFS when no edit may be made. */
 int stfs_tree_may_change(const struct stfs_tree *tree);
 /* The same of what waits for a commit; -EACCES when the model's folder cannot be written. */
 int stfs_tree_may_stage(const struct stfs_tree *tree);

@@ -78,14 +78,22 @@ static bool is_needed(const struct stfs_tree *tree, const struct stfs_taking *ta
 	return heir != STFS_NO_NUMBER && !tree->nodes[heir].taking;
 }
 
-/* Whether the name that it wants is another's in the model, who keeps it. */
-static bool is_blocked(const struct stfs_tree *tree, const struct stfs_taking *taking)
+/* The node that has in the model the name that this one wants, or STFS_NO_NUMBER. */
+static uint32_t holder_of(const struct stfs_tree *tree, const struct stfs_taking *taking)
 {
 	uint32_t id = taking->name && tree->model ? stfs_model_find(tree->model, stfs_taking_name(taking)) : STFS_NO_TENSOR;
 
+	return id == STFS_NO_TENSOR ? STFS_NO_NUMBER : tree->by_id[id];
+}
+
+/* Whether the name that it wants is another's in the model, who keeps it. */
+static bool is_blocked(const struct stfs_tree *tree, const struct stfs_taking *taking)
+{
+	uint32_t holder = holder_of(tree, taking);
+
 	if (!taking->name)
 		return is_needed(tree, taking);
-	return id != STFS_NO_TENSOR && tree->by_id[id] != taking->node && !tree->nodes[tree->by_id[id]].taking;
+	return holder != STFS_NO_NUMBER && holder != taking->node && !tree->nodes[holder].taking;
 }
 
 /* Leaves one out that was taken. */
@@ -106,7 +114,7 @@ static int drop_blocked(struct stfs_tree *tree)
 {
 	size_t count = tree->taking_count;
 	STFS_AUTO_FREE uint32_t *suspects = malloc((3 * count + 1) * sizeof(*suspects));
-	uint32_t id, heir;
+	uint32_t holder, heir;
 
 	if (!suspects)
 		return -ENOMEM;
@@ -118,9 +126,9 @@ static int drop_blocked(struct stfs_tree *tree)
 		if (!taking || !is_blocked(tree, taking))
 			continue;
 		/* Who has in the model the name that it wanted stays there, if it was to go; who wants its own has to wait. */
-		id = taking->name && tree->model ? stfs_model_find(tree->model, stfs_taking_name(taking)) : STFS_NO_TENSOR;
-		if (id != STFS_NO_TENSOR)
-			suspects[count++] = tree->by_id[id];
+		holder = holder_of(tree, taking);
+		if (holder != STFS_NO_NUMBER)
+			suspects[count++] = holder;
 		heir = taking->id == STFS_NO_TENSOR ? STFS_NO_NUMBER
 			: stfs_tree_named(tree, stfs_tree_lookup(tree, stfs_model_name_of(tree->model, taking->id)));
 		if (heir != STFS_NO_NUMBER)

@@ -152,6 +152,22 @@ def test_an_fsync_does_not_vouch_for_a_file_that_was_replaced(mount_rw, model, m
     assert errno.ESTALE in answers
 
 
+def test_a_replaced_file_is_told_to_everybody_who_wrote_to_it(mount_rw, model, make_model):  # noqa: F811
+    """Not only to the first who asks."""
+    mounted = mount_rw(model)
+    files = [os.open(mounted.path / name, os.O_RDWR) for name in ("first", "large")]
+    mounted.exit_codes = {COULD_NOT_COMMIT}
+    try:
+        for fd in files:
+            os.pwrite(fd, b"EDIT", 0)
+        os.replace(make_model("other.safetensors", {"o": ("U8", [3], None)}), model)
+        assert [outcome(os.fsync, fd) for fd in files] == [errno.ESTALE] * 2
+    finally:
+        for fd in files:
+            os.close(fd)
+    assert sync(mounted) == errno.ESTALE and status(mounted)["last_error"]
+
+
 def test_header_rewritten_under_private_edits(mount_rw, model):  # noqa: F811
     mounted = mount_rw(model, "cache=never", mode="cow")
     edit(mounted)

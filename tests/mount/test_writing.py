@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 import editing
@@ -212,6 +213,43 @@ def test_readers_never_meet_wrong_bytes(kind, readers, mount, tmp_path):
             words = reader.content(number, mover.editions[number], mover.words[number])
             assert found[name] == ("U64", [mover.words[number]], words.tobytes()), name
         made.unmount()
+
+
+# --- of one tensor the others hear nothing ---------------------------------------------------------
+
+
+def test_tensors_keep_their_time_when_another_is_committed(mount_rw, stfs, small_model):
+    """rsync and make see what has changed by it."""
+    os.utime(small_model, (10**9, 10**9))
+    made = mount_rw(small_model, "cache=never")
+    (made.path / "embed.weight").unlink()
+    (made.path / "new").write_bytes(b"abcd")
+    (made.path / "new.json").write_text('{"dtype":"U8","shape":[4]}')
+    stfs("sync", made.path)
+    names = ("steps", "steps.json", "layer.0.bias", "__metadata__.json")
+    assert {name: os.stat(made.path / name).st_mtime for name in names} == dict.fromkeys(names, 10**9)
+    assert os.stat(made.path / "new").st_mtime > 10**9
+
+
+def test_a_tensor_that_two_shards_hold_goes_from_both(mount_rw, stfs, tmp_path):
+    """Else the other one would come to light in its place."""
+    folder = editing.write_sharded(tmp_path / "s", {
+        "model-00001-of-00002.safetensors": {"a": ("U8", [4], None), "b": ("U8", [4], None)},
+        "model-00002-of-00002.safetensors": {"a": ("U8", [5], None), "c": ("U8", [4], None)}})
+    index = folder / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace('"a": "model-00002', '"a": "model-00001'))
+    made = mount_rw(folder)
+    (made.path / "a").unlink()
+    (made.path / "a.json").unlink()
+    stfs("sync", made.path)
+    assert sorted(os.listdir(made.path)) == ["b", "b.json", "c", "c.json"]
+    np.save(made.path / "a.npy", np.arange(3, dtype=np.uint8))
+    os.rename(made.path / "b", made.path / "d")
+    stfs("sync", made.path)
+    made.unmount()
+    assert sorted((name, shape) for name, (_, shape, _) in editing.sharded_tensors(folder).items()) == [
+        ("a", [3]), ("c", [4]), ("d", [4])]
+    assert "\"a\"" in stfs("ls", folder, "--json").stdout
 
 
 # --- a small disk ---------------------------------------------------------------------------
