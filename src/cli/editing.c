@@ -280,7 +280,7 @@ static void keep(struct stfs_edit *edit)
 
 	if (!stfs_edit_needs_rescue(edit))
 		return;
-	if (stfs_edit_rescue(edit, &err) < 0)
+	if (stfs_edit_rescue(edit, -1, &err) < 0)
 		stfs_cli_say("%s", err.message);
 	else
 		stfs_cli_say("%s: the edits are kept in a hidden file beside it, .NAME.stfs-rescue: `stfs recover` "

@@ -130,13 +130,16 @@ static void note_commit(struct stfs_sync *sync, const char *trigger, struct stfs
 	stfs_commit_report_free(report);
 }
 
-/* 0 or -errno; -EINVAL: all that can be is committed, but something that was asked for fits no type. */
+/* What a commit of this file comes to when all is committed but the largest files, for which the disk has no room. */
+#define NO_ROOM 1
+
+/* 0, NO_ROOM or -errno; -EINVAL: all that can be is committed, but something that was asked for fits no type. */
 static int commit(struct stfs_sync *sync, const struct stfs_commit_request *request, const char *trigger)
 {
 	struct stfs_commit_report report;
 	struct stfs_err err = STFS_ERR_INIT;
 	int r = stfs_tree_commit(sync->fs->tree, request, &report, &err);
-	bool refused = r == 0 && report.refused;
+	bool refused = r == 0 && report.refused, no_room = r == 0 && report.no_room;
 
 	if (r < 0) {
 		note_error(sync, trigger, &err);
@@ -144,6 +147,10 @@ static int commit(struct stfs_sync *sync, const struct stfs_commit_request *requ
 		return r == -EINVAL ? -EIO : r;
 	}
 	note_commit(sync, trigger, &report);
+	if (no_room) {
+		note_error(sync, trigger, &err);
+		return NO_ROOM;
+	}
 	if (refused && request->end) /* nobody can ask why any more */
 		stfs_log(STFS_LOG_ERROR, "%s: left as it was: %s", sync->fs->model_path, err.message);
 	return refused ? -EINVAL : 0;
@@ -175,6 +182,8 @@ static int request_of(struct waiter *waiters, struct stfs_commit_request *reques
 /* What a waiter is told: who did not ask for what fits no type does not fail for it. */
 static int result_for(struct stfs_sync *sync, const struct waiter *waiter, bool left_out, int r)
 {
+	if (r == NO_ROOM)
+		return waiter->all || left_out ? -ENOSPC : 0;
 	if (r == -EINVAL && !waiter->all)
 		r = 0;
 	if (r == 0 && left_out) /* or its name is in the model still that of a file that is being written */
@@ -224,8 +233,8 @@ static void commit_alone(struct stfs_sync *sync, const char *why)
 	int r = commit(sync, &request, why);
 
 	pthread_mutex_lock(&sync->lock);
-	sync->not_before = r < 0 ? now_ms() + RETRY_MS : 0;
-	if (r < 0 && !sync->first_change)
+	sync->not_before = r != 0 ? now_ms() + RETRY_MS : 0;
+	if (r != 0 && !sync->first_change)
 		sync->first_change = sync->last_change = now_ms();
 	sync->spool_mark = stfs_tree_spooled(sync->fs->tree) + sync->fs->options->spool_limit;
 	pthread_mutex_unlock(&sync->lock);
@@ -318,6 +327,10 @@ static void keep_rest(const struct stfs_fs *fs)
 
 	if (kept < 0)
 		stfs_log(STFS_LOG_ERROR, "%s: what could not be committed is LOST: %s", fs->model_path, err.message);
+	else if (kept == STFS_RESCUED_AWAY)
+		stfs_log(STFS_LOG_ERROR, "%s: what could not be committed is kept in a rescue file in %s, for there is no "
+			 "room beside the model: move that there, and `stfs recover` takes it up", fs->model_path,
+			 fs->options->spool);
 	else if (kept > 0)
 		stfs_log(STFS_LOG_ERROR, "%s: what could not be committed is kept in a rescue file beside it: the "
 			 "next mount or `stfs recover` takes it up", fs->model_path);
@@ -342,14 +355,14 @@ int stfs_sync_finish(struct stfs_sync *sync)
 		if (resumed == 0)
 			r = commit(sync, &last, "end");
 	}
-	if (r >= 0 || r == -EINVAL)
+	if (r == 0 || r == -EINVAL)
 		return 0;
 	if (resumed < 0)
 		stfs_log(STFS_LOG_ERROR, "%s: a commit stopped half-way, which `stfs recover` finishes; what was edited "
 			 "since is LOST: %s", sync->fs->model_path, err.message);
 	else
 		keep_rest(sync->fs);
-	return r;
+	return r == NO_ROOM ? -ENOSPC : r;
 }
 
 void stfs_sync_free(struct stfs_sync *sync)

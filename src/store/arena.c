@@ -35,6 +35,7 @@ struct run {
 
 struct stfs_arena {
 	int folder_fd;    /* owned */
+	int model_fd;     /* owned: the model's folder where it is on another file system, else -1 */
 	char *model_name; /* owned */
 	atomic_int fd;    /* owned; -1 until it is needed; set once, under lock */
 	pthread_mutex_t lock; /* guards what follows; nothing else is locked under it */
@@ -68,9 +69,10 @@ int stfs_arena_make_file(int folder_fd, const char *model_name, const char *suff
 	return fd;
 }
 
-int stfs_arena_open(int folder_fd, const char *model_name, struct stfs_arena **arena)
+int stfs_arena_open(int folder_fd, int model_folder_fd, const char *model_name, struct stfs_arena **arena)
 {
 	struct stfs_arena *made = calloc(1, sizeof(*made));
+	struct stat here, there;
 	int r;
 
 	if (!made)
@@ -78,7 +80,12 @@ int stfs_arena_open(int folder_fd, const char *model_name, struct stfs_arena **a
 	atomic_init(&made->fd, -1);
 	pthread_mutex_init(&made->lock, NULL);
 	made->folder_fd = fcntl(folder_fd, F_DUPFD_CLOEXEC, 0);
-	r = made->folder_fd < 0 ? -errno : 0;
+	made->model_fd = -1;
+	r = made->folder_fd < 0 || fstat(folder_fd, &here) < 0 || fstat(model_folder_fd, &there) < 0 ? -errno : 0;
+	if (r == 0 && here.st_dev != there.st_dev)
+		made->model_fd = fcntl(model_folder_fd, F_DUPFD_CLOEXEC, 0);
+	if (r == 0 && here.st_dev != there.st_dev && made->model_fd < 0)
+		r = -errno;
 	made->model_name = strdup(model_name);
 	if (r == 0 && !made->model_name)
 		r = -ENOMEM;
@@ -99,6 +106,8 @@ void stfs_arena_close(struct stfs_arena *arena)
 		close(arena->fd);
 	if (arena->folder_fd >= 0)
 		close(arena->folder_fd);
+	if (arena->model_fd >= 0)
+		close(arena->model_fd);
 	pthread_mutex_destroy(&arena->lock);
 	free(arena->name);
 	free(arena->model_name);
@@ -109,6 +118,11 @@ void stfs_arena_close(struct stfs_arena *arena)
 int stfs_arena_fd(const struct stfs_arena *arena)
 {
 	return arena->fd;
+}
+
+int stfs_arena_folder(const struct stfs_arena *arena)
+{
+	return arena->folder_fd;
 }
 
 uint64_t stfs_arena_end(struct stfs_arena *arena)
@@ -229,20 +243,40 @@ static uint64_t written(const struct stfs_arena *arena)
 	return stfs_min_u64(most, disk);
 }
 
-static int have_room(const struct stfs_arena *arena, uint64_t blocks)
+/* Whether the file system of `fd` has so many bytes: 0, -ENOSPC or -errno. */
+static int has_free(int fd, uint64_t need)
 {
-	uint64_t need, room;
 	struct statvfs fs;
+	uint64_t room;
 
-	if (blocks > BLOCKS_MOST || stfs_mul_overflows(2 * blocks, STFS_ARENA_BLOCK, &need) ||
-	    stfs_add_overflows(need, written(arena), &need))
-		return -ENOSPC;
-	if (fstatvfs(arena->fd >= 0 ? arena->fd : arena->folder_fd, &fs) < 0)
+	if (fstatvfs(fd, &fs) < 0)
 		return -errno;
 	/* Some do not say: a tmpfs without a limit, file systems of FUSE. */
 	if (!fs.f_blocks || stfs_mul_overflows(fs.f_bavail, fs.f_frsize, &room))
 		return 0;
 	return room < need ? -ENOSPC : 0;
+}
+
+/* Room for bytes that are to be spooled, and for those that then come into the model beside all that is in the spool. */
+static int have_room(const struct stfs_arena *arena, uint64_t spooled, uint64_t grown)
+{
+	int spool = arena->fd >= 0 ? arena->fd : arena->folder_fd, r;
+	uint64_t model;
+
+	if (stfs_add_overflows(written(arena), grown, &model))
+		return -ENOSPC;
+	if (arena->model_fd >= 0) {
+		r = has_free(spool, spooled);
+		return r < 0 ? r : has_free(arena->model_fd, model);
+	}
+	return stfs_add_overflows(model, spooled, &model) ? -ENOSPC : has_free(spool, model);
+}
+
+static int have_blocks(const struct stfs_arena *arena, uint64_t blocks)
+{
+	uint64_t bytes = blocks * STFS_ARENA_BLOCK;
+
+	return blocks > BLOCKS_MOST ? -ENOSPC : have_room(arena, bytes, bytes);
 }
 
 int stfs_arena_check(struct stfs_arena *arena)
@@ -256,12 +290,12 @@ int stfs_arena_check(struct stfs_arena *arena)
 	return arena->lost ? -EIO : 0;
 }
 
-int stfs_arena_check_room(struct stfs_arena *arena, uint64_t bytes)
+int stfs_arena_check_room(struct stfs_arena *arena, uint64_t bytes, bool spooled)
 {
 	int r;
 
 	pthread_mutex_lock(&arena->lock);
-	r = have_room(arena, bytes / STFS_ARENA_BLOCK);
+	r = have_room(arena, spooled ? bytes : 0, bytes);
 	pthread_mutex_unlock(&arena->lock);
 	return r;
 }
@@ -287,7 +321,7 @@ static int take_from(struct stfs_arena *arena, size_t i, uint64_t wanted, struct
 	int r;
 
 	*got = (struct run){from->first, stfs_min_u64(from->count, wanted), from->stale};
-	r = have_room(arena, got->count);
+	r = have_blocks(arena, got->count);
 	if (r < 0)
 		return r;
 	from->first += got->count;
@@ -300,7 +334,7 @@ static int take_from(struct stfs_arena *arena, size_t i, uint64_t wanted, struct
 
 static int take_end(struct stfs_arena *arena, uint64_t wanted, struct run *got)
 {
-	int r = have_room(arena, wanted);
+	int r = have_blocks(arena, wanted);
 
 	if (r == 0 && wanted > BLOCKS_MOST - arena->end)
 		r = -EFBIG;

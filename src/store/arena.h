@@ -8,6 +8,7 @@
 #ifndef STFS_STORE_ARENA_H
 #define STFS_STORE_ARENA_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* A spool begins with room for the header of a rescue file; a hole until then. */
@@ -16,8 +17,8 @@
 
 struct stfs_arena;
 
-/* `folder_fd` is duplicated; the file is made when the first block is taken. 0 or -errno. */
-int stfs_arena_open(int folder_fd, const char *model_name, struct stfs_arena **arena);
+/* The folders, of the spool and of the model, are duplicated; the file is made when the first block is taken. 0 or -errno. */
+int stfs_arena_open(int folder_fd, int model_folder_fd, const char *model_name, struct stfs_arena **arena);
 /* NULL does nothing. Blocks that are still out are gone with the file. */
 void stfs_arena_close(struct stfs_arena *arena);
 
@@ -25,6 +26,8 @@ void stfs_arena_close(struct stfs_arena *arena);
 int stfs_arena_fd(const struct stfs_arena *arena);
 /* Bytes of the file up to the end of the last block that is out; STFS_SPOOL_HEADER when none is. */
 uint64_t stfs_arena_end(struct stfs_arena *arena);
+/* Its folder: the arena's. */
+int stfs_arena_folder(const struct stfs_arena *arena);
 /* Bytes of all blocks that are out. */
 uint64_t stfs_arena_used(struct stfs_arena *arena);
 
@@ -38,9 +41,9 @@ static inline uint64_t stfs_arena_offset(uint64_t block)
  * Takes a run of 1 to `wanted` blocks (not 0): at block `after` when that is free, so that a file lies in
  * one piece (UINT64_MAX: anywhere), else where the whole run fits.
  *
- * A byte of the spool needs a second one in the model when it is committed. So it is -ENOSPC when the
- * file system has less free than twice the bytes of the run, and once those that were written to the
- * blocks that are out. -EFBIG when its files do not become that long; another -errno.
+ * A byte of the spool needs a second one in the model when it is committed. So it is -ENOSPC when the spool's file
+ * system has no room for the bytes of the run, or the model's for them and those that were written to the blocks
+ * that are out; most often they are one, which then needs both. -EFBIG when its files do not become that long; another -errno.
  */
 int stfs_arena_take(struct stfs_arena *arena, uint64_t after, uint64_t wanted, uint64_t *first,
 		    uint64_t *count);
@@ -48,8 +51,11 @@ int stfs_arena_take(struct stfs_arena *arena, uint64_t after, uint64_t wanted, u
 /* Whether all that was written can be read again, as far as the kernel knows: 0, or -EIO for ever after. */
 int stfs_arena_check(struct stfs_arena *arena);
 
-/* Whether so many bytes more could be taken now: 0 or -ENOSPC, -errno. Takes nothing. */
-int stfs_arena_check_room(struct stfs_arena *arena, uint64_t bytes);
+/*
+ * Whether files could grow by so many bytes now, which are `spooled`, or zeros that need room in the model alone: 0 or
+ * -ENOSPC, -errno. Takes nothing.
+ */
+int stfs_arena_check_room(struct stfs_arena *arena, uint64_t bytes, bool spooled);
 
 /* The file has become another's: from now on blocks that come back leave it as it is, and none can be taken. */
 void stfs_arena_leave(struct stfs_arena *arena);

@@ -335,6 +335,7 @@ void stfs_edit_close(struct stfs_edit *edit)
 	stfs_edit_unload(edit);
 	stfs_model_close(edit->model);
 	stfs_model_close(edit->rescue);
+	stfs_edit_free_kept(edit);
 	if (edit->folder_fd >= 0)
 		close(edit->folder_fd);
 	if (edit->old_fd >= 0)

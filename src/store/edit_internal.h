@@ -42,6 +42,8 @@ struct stfs_edit {
 	unsigned flags;
 	struct stfs_model *model; /* owned; NULL while it is being created */
 	struct stfs_model *rescue; /* owned: the rescue file whose tensors are staged, or NULL */
+	struct stfs_piece **kept;  /* owned, each too: where the bytes are of those that it has in pieces */
+	size_t kept_count;
 	char *path;     /* owned: what to call it */
 	char *name;     /* owned: of the file or index in the folder */
 	char *real;     /* owned: the path that leads there without links */
@@ -172,7 +174,7 @@ struct stfs_pair *stfs_edit_find_pair(struct stfs_edit_shard *shard, struct stfs
 
 int stfs_edit_open_spool(struct stfs_edit *edit);
 /* Gives it a name that is free: 0, -EEXIST, another -errno. */
-int stfs_edit_name_spool(struct stfs_edit *edit, const char *name);
+int stfs_edit_name_spool(struct stfs_edit *edit, int folder_fd, const char *name);
 void stfs_edit_close_spool(struct stfs_edit *edit);
 /* As stfs_edit_spool(), of bytes that stand in a file. */
 int stfs_edit_spool_range(struct stfs_edit *edit, struct stfs_source from, uint64_t len,
@@ -181,6 +183,11 @@ int stfs_edit_spool_range(struct stfs_edit *edit, struct stfs_source from, uint6
 /* ---- rescue.c ---- */
 
 #define STFS_RESCUE_NOT_TAKEN "0000000000000000"
+
+/* A number for the model as it is: of all its headers. Not 0. */
+uint64_t stfs_rescue_print(const struct stfs_model *model);
+/* Where bytes are that a rescue file has in pieces; the edit's, until it is closed. */
+void stfs_edit_free_kept(struct stfs_edit *edit);
 
 /* ---- guard.c ---- */
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
+#include "base/arith.h"
 #include "base/cleanup.h"
 #include "base/io.h"
 #include "commit/beside.h"
@@ -196,6 +197,170 @@ static int put_all(struct reader *reader)
 	return r;
 }
 
+/* ---- Tensors in pieces ---- */
+
+void stfs_edit_free_kept(struct stfs_edit *edit)
+{
+	for (size_t i = 0; i < edit->kept_count; i++)
+		free(edit->kept[i]);
+	free(edit->kept);
+	edit->kept = NULL;
+	edit->kept_count = 0;
+}
+
+/* The pieces of one tensor while they are read. */
+struct pieces {
+	struct reader *reader;
+	struct stfs_piece *list; /* owned */
+	size_t count, cap;
+	uint64_t len;
+};
+
+static int say_pieces(const struct reader *reader)
+{
+	return stfs_err_set(reader->err, -EBADMSG, STFS_NO_POSITION, "stfs.pieces: leads to no bytes of these files");
+}
+
+/* What piece F,O,L of a list means (rescue.h). */
+static int add_piece(struct pieces *pieces, int64_t file, uint64_t offset, uint64_t len)
+{
+	const struct reader *reader = pieces->reader;
+	const struct stfs_model *model = reader->edit->model;
+	const struct stfs_shard *shard = file == 0 ? &reader->kept->shards[0]
+					 : file > 0 && file <= model->shard_count ? &model->shards[file - 1] : NULL;
+	size_t cap = pieces->cap ? 2 * pieces->cap : 8;
+	struct stfs_piece *grown;
+	uint64_t end;
+
+	if (file == 0 && stfs_add_overflows(offset, stfs_header_data_start(shard->header), &offset))
+		return say_pieces(reader);
+	if ((file >= 0 && !shard) || stfs_add_overflows(offset, len, &end) || (shard && end > shard->size) ||
+	    stfs_add_overflows(pieces->len, len, &pieces->len))
+		return say_pieces(reader);
+	if (pieces->count == pieces->cap) {
+		grown = reallocarray(pieces->list, cap, sizeof(*grown));
+		if (!grown)
+			return -ENOMEM;
+		pieces->list = grown;
+		pieces->cap = cap;
+	}
+	pieces->list[pieces->count++] = (struct stfs_piece){shard ? shard->fd : -1, offset, len};
+	return 0;
+}
+
+static int read_piece(struct pieces *pieces)
+{
+	struct stfs_json *json = &pieces->reader->json;
+	struct stfs_json_number numbers[3];
+	bool first = true;
+	int r = stfs_json_enter(json, '[');
+
+	for (size_t i = 0; r == 0 && i < 3; i++) {
+		r = stfs_json_next(json, ']', &first);
+		r = r > 0 ? stfs_json_number(json, &numbers[i]) : r < 0 ? r : stfs_json_fail(json, "a piece is 3 numbers");
+	}
+	if (r == 0)
+		r = stfs_json_next(json, ']', &first);
+	if (r != 0)
+		return r < 0 ? r : stfs_json_fail(json, "a piece is 3 numbers");
+	if (numbers[0].kind == STFS_JSON_REAL || numbers[0].value > UINT32_MAX || numbers[1].kind != STFS_JSON_UINT ||
+	    numbers[2].kind != STFS_JSON_UINT)
+		return say_pieces(pieces->reader);
+	return add_piece(pieces, numbers[0].kind == STFS_JSON_NEGATIVE ? -1 : (int64_t)numbers[0].value,
+			 numbers[1].value, numbers[2].value);
+}
+
+static int read_pieces(void *data, struct stfs_json_string raw, struct stfs_str key)
+{
+	struct pieces *pieces = data;
+	struct stfs_json *json = &pieces->reader->json;
+	bool first = true;
+	int r;
+
+	if (!stfs_str_is(key, "pieces"))
+		return stfs_json_skip(json, NULL, NULL);
+	r = stfs_json_enter(json, '[');
+	while (r == 0 && (r = stfs_json_next(json, ']', &first)) == 1)
+		r = read_piece(pieces);
+	return r;
+}
+
+/* The list becomes the edit's. */
+static int keep_pieces(struct stfs_edit *edit, struct pieces *pieces)
+{
+	struct stfs_piece **grown = reallocarray(edit->kept, edit->kept_count + 1, sizeof(*grown));
+
+	if (!grown)
+		return -ENOMEM;
+	edit->kept = grown;
+	edit->kept[edit->kept_count++] = pieces->list;
+	pieces->list = NULL;
+	return 0;
+}
+
+static int put_pieces(struct reader *reader, struct stfs_str name, const struct stfs_sidecar *type,
+		      struct pieces *pieces)
+{
+	const struct stfs_source source = {.fd = -1, .pieces = pieces->list, .piece_count = pieces->count};
+	struct stfs_edit_tensor made;
+	int r = pieces->count ? keep_pieces(reader->edit, pieces) : say_pieces(reader);
+
+	if (r == 0)
+		r = stfs_edit_put(reader->edit, name, type->dtype, type->shape.dims, type->shape.rank, source,
+				  reader->err);
+	if (r == 0)
+		r = stfs_edit_find(reader->edit, name, &made);
+	return r == 0 && made.len != pieces->len ? say_pieces(reader) : r;
+}
+
+/* "name":{"dtype":...,"shape":...,"pieces":...} */
+static int read_pieced(void *data, struct stfs_json_string raw, struct stfs_str name)
+{
+	struct reader *reader = data;
+	struct pieces pieces = {.reader = reader};
+	STFS_AUTO_BUF struct stfs_buf scratch = STFS_BUF_INIT;
+	struct stfs_sidecar type = {0};
+	size_t start;
+	int r;
+
+	stfs_json_peek(&reader->json);
+	start = reader->json.pos;
+	r = stfs_json_members(&reader->json, &scratch, read_pieces, &pieces);
+	if (r == 0)
+		r = stfs_sidecar_read(stfs_str_slice(reader->json.text + start, reader->json.pos - start), &type,
+				      reader->err);
+	if (r == 0)
+		r = put_pieces(reader, name, &type, &pieces);
+	stfs_sidecar_free(&type);
+	free(pieces.list);
+	return r;
+}
+
+static int read_all_pieced(void *data)
+{
+	struct reader *reader = data;
+	STFS_AUTO_BUF struct stfs_buf scratch = STFS_BUF_INIT;
+
+	return stfs_json_members(&reader->json, &scratch, read_pieced, reader);
+}
+
+static int put_all_pieced(struct reader *reader, struct stfs_str text)
+{
+	return parse(reader, text, read_all_pieced);
+}
+
+/* Bytes of the model are where they were only as long as its headers are what they were. */
+static int check_base(struct reader *reader, struct stfs_str text)
+{
+	char digits[17];
+
+	snprintf(digits, sizeof(digits), "%016" PRIx64, stfs_rescue_print(reader->edit->model));
+	if (stfs_str_is(text, digits))
+		return 0;
+	return stfs_err_set(reader->err, -EUCLEAN, STFS_NO_POSITION, "there was no room for a whole copy of some tensors, "
+			    "and the model that has the rest of their bytes is not this one");
+}
+
 /* As for a journal (commit/journal.h, C5): it could else bring tensors of a stranger into the model. */
 static int believe(const struct stfs_edit *edit, int fd, const char *path, struct stfs_err *err)
 {
@@ -236,8 +401,7 @@ static int open_kept(struct stfs_edit *edit, struct stfs_err *err)
 	return r < 0 ? r : 1;
 }
 
-/* A number for the model as it is: of all its headers. */
-static uint64_t print_of(const struct stfs_model *model)
+uint64_t stfs_rescue_print(const struct stfs_model *model)
 {
 	uint64_t print = 1;
 
@@ -276,14 +440,18 @@ static int find_note(struct stfs_edit *edit, const char *digits, uint64_t *at, s
 
 static int stage_all(struct reader *reader)
 {
-	int r = follow(reader, "stfs.remove", remove_all);
+	int r = follow(reader, "stfs.base", check_base);
 
+	if (r == 0)
+		r = follow(reader, "stfs.remove", remove_all);
 	if (r == 0)
 		r = follow(reader, "stfs.rename", rename_all);
 	if (r == 0)
 		r = follow(reader, "stfs.retype", retype_all);
 	if (r == 0)
 		r = put_all(reader);
+	if (r == 0)
+		r = follow(reader, "stfs.pieces", put_all_pieced);
 	if (r == 0)
 		r = follow(reader, "stfs.metadata", set_metadata);
 	return r;
@@ -311,7 +479,7 @@ int stfs_edit_take_up(struct stfs_edit *edit, struct stfs_err *err)
 		return r;
 	reader.kept = edit->rescue;
 	kept = &edit->rescue->shards[0];
-	snprintf(digits, sizeof(digits), "%016" PRIx64, print_of(edit->model));
+	snprintf(digits, sizeof(digits), "%016" PRIx64, stfs_rescue_print(edit->model));
 	noted = find_note(edit, digits, &at, err);
 	if (noted < 0)
 		return noted;

@@ -29,12 +29,12 @@ int stfs_edit_open_spool(struct stfs_edit *edit)
 	return edit->spool < 0 ? edit->spool : 0;
 }
 
-int stfs_edit_name_spool(struct stfs_edit *edit, const char *name)
+int stfs_edit_name_spool(struct stfs_edit *edit, int folder_fd, const char *name)
 {
 	int r;
 
 	if (!edit->spool_name)
-		return stfs_io->link_fd(edit->spool, edit->folder_fd, name) < 0 ? -errno : 0;
+		return stfs_io->link_fd(edit->spool, folder_fd, name) < 0 ? -errno : 0;
 	r = stfs_io_rename(edit->folder_fd, edit->spool_name, name, 1 /* RENAME_NOREPLACE */);
 	if (r == 0)
 		free(stfs_steal_ptr(&edit->spool_name));

@@ -491,8 +491,8 @@ static int open_arena(struct stfs_tree *tree, const struct stfs_tree_options *op
 			return stfs_err_errno(err, -errno, "%s: the folder for the spool", options->spool_folder);
 	}
 	tree->arena_beside = folder < 0;
-	r = stfs_arena_open(folder < 0 ? tree->folder_fd : folder, name ? name + 1 : options->path,
-			    &tree->arena);
+	r = stfs_arena_open(folder < 0 ? tree->folder_fd : folder, tree->folder_fd,
+			    name ? name + 1 : options->path, &tree->arena);
 	return r < 0 ? stfs_err_errno(err, r, "%s", options->path) : 0;
 }
 

@@ -287,6 +287,7 @@ struct stfs_commit_report {
 	struct stfs_buf as_bytes; /* JSON strings, separated by commas: tensors that became U8 */
 	size_t listed;
 	bool refused; /* something that was asked for fits no type and was left out; `err` names it */
+	bool no_room; /* the largest files were left out, for which the disk has no room; `err` says so */
 };
 void stfs_commit_report_free(struct stfs_commit_report *report);
 
@@ -309,9 +310,11 @@ bool stfs_tree_is_misfit(struct stfs_tree *tree, uint32_t node);
 int stfs_tree_resume(struct stfs_tree *tree, struct stfs_err *err);
 
 /*
- * Puts what is pending into a rescue file, at the end. 1 when it is kept; 0 when there is nothing to be kept, or a commit
- * is stuck (stfs_tree_resume); -errno.
+ * Puts what is pending into a rescue file, at the end: beside the model; or in the folder of the spool, from where it has
+ * to be moved there, when there is no room for it. 0 when there is nothing to be kept, or a commit is stuck
+ * (stfs_tree_resume); -errno.
  */
+enum { STFS_RESCUED = 1, STFS_RESCUED_AWAY };
 int stfs_tree_rescue(struct stfs_tree *tree, struct stfs_err *err);
 
 /* Whether the model's folder cannot be written: bytes can be written over others, and no more. */

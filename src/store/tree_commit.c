@@ -3,8 +3,10 @@
  * A commit of the tree: what has been taken follows it, and nodes are bound to the model as it is then. One thread
  * at a time is in here (stfs_tree_commit); what it has taken is in tree->takings meanwhile.
  */
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/statvfs.h>
 
 #include "base/arith.h"
 #include "base/cleanup.h"
@@ -72,6 +74,26 @@ static void finish_node(struct stfs_tree *tree, struct stfs_taking *taking)
 	node->rewritten &= node->content != NULL;
 }
 
+/* T1, T2. With the lock held exclusively. */
+static void tree_assert(const struct stfs_tree *tree)
+{
+#ifndef NDEBUG
+	struct stfs_tensor_ref ref;
+
+	for (uint32_t i = 0; i < tree->node_count; i++) {
+		const struct stfs_node *node = &tree->nodes[i];
+
+		assert(!node->used || node->name == STFS_NO_NUMBER || tree->names[node->name].node == i);
+		assert(!node->used || node->id == STFS_NO_TENSOR || tree->by_id[node->id] == i);
+	}
+	for (uint32_t i = 0; i < tree->name_count; i++)
+		assert(!tree->names[i].used || tree->names[i].node == STFS_NO_NUMBER ||
+		       tree->nodes[tree->names[i].node].name == i);
+	for (uint32_t id = 0; id < stfs_model_ids(tree->model); id++)
+		assert(tree->by_id[id] != STFS_NO_NUMBER || !stfs_model_tensor(tree->model, id, &ref));
+#endif
+}
+
 static void swapped(void *data, const struct stfs_model *fresh)
 {
 	struct stfs_tree *tree = data;
@@ -94,6 +116,8 @@ static void swapped(void *data, const struct stfs_model *fresh)
 		finish_node(tree, &tree->takings[i]);
 	if (stfs_tree_bind(tree, fresh) < 0)
 		tree->stuck = true;
+	else
+		tree_assert(tree);
 	for (uint32_t i = 0; i < tree->shard_count; i++)
 		atomic_store(&tree->unsynced[i], true);
 	for (size_t i = 0; i < tree->taking_count; i++)
@@ -322,8 +346,8 @@ struct beginning {
 };
 
 /* Collects and stages, with the tree held exclusively. */
-static int begin(struct stfs_tree *tree, const struct stfs_commit_request *request, struct beginning *b,
-		 struct stfs_err *err)
+static int begin(struct stfs_tree *tree, const struct stfs_commit_request *request, uint64_t most,
+		 struct beginning *b, struct stfs_err *err)
 {
 	bool fresh = !tree->model && !tree->overwrite && (request->all || request->end);
 	int r;
@@ -331,7 +355,7 @@ static int begin(struct stfs_tree *tree, const struct stfs_commit_request *reque
 	*b = (struct beginning){.metadata = tree->metadata_staged, .metadata_edits = tree->metadata_edits};
 	if (!tree->staged_any && !fresh)
 		return 0;
-	r = stfs_tree_take(tree, request, &b->refused, err);
+	r = stfs_tree_take(tree, request, most, &b->refused, err);
 	b->anything = r == 0 && stfs_edit_pending(tree->edit) &&
 		    (tree->taking_count || tree->metadata_staged || fresh);
 	tree->committing = b->anything;
@@ -370,6 +394,60 @@ static int run(struct stfs_tree *tree, const struct beginning *b, struct stfs_er
 	return 0;
 }
 
+/* Bytes of the largest file that was taken with its bytes. */
+static uint64_t largest_taken(const struct stfs_tree *tree)
+{
+	uint64_t largest = 0;
+
+	for (size_t i = 0; i < tree->taking_count; i++)
+		if (tree->takings[i].changes & (STFS_CHANGE_NEW | STFS_CHANGE_REPLACED))
+			largest = stfs_max_u64(largest, tree->takings[i].len);
+	return largest;
+}
+
+/* A commit without files of more than `most` bytes; *largest: the largest that it took. */
+static int attempt(struct stfs_tree *tree, const struct stfs_commit_request *request, uint64_t most,
+		   struct stfs_commit_report *report, struct beginning *b, uint64_t *largest, struct stfs_err *err)
+{
+	int r;
+
+	stfs_tree_lock(tree);
+	r = begin(tree, request, most, b, err);
+	*largest = largest_taken(tree);
+	if (b->anything)
+		stfs_tree_report(tree, report);
+	stfs_tree_unlock(tree);
+	if (b->anything)
+		r = run(tree, b, err);
+	else
+		take_back(tree);
+	if (r < 0)
+		stfs_commit_report_free(report);
+	return r;
+}
+
+/*
+ * What the disk has no room for does not keep out the rest: without the largest it is tried again. 0 also when nothing
+ * was left then.
+ */
+static int commit_what_fits(struct stfs_tree *tree, const struct stfs_commit_request *request,
+			    struct stfs_commit_report *report, struct beginning *b, struct stfs_err *err)
+{
+	struct stfs_err why = STFS_ERR_INIT;
+	uint64_t most = UINT64_MAX, largest;
+	int r = attempt(tree, request, most, report, b, &largest, err), first = r;
+
+	while (r == -ENOSPC && !tree->stuck && largest) {
+		most = most == UINT64_MAX ? largest - 1 : stfs_min_u64(largest - 1, most / 2);
+		why = (struct stfs_err)STFS_ERR_INIT;
+		r = attempt(tree, request, most, report, b, &largest, &why);
+	}
+	if (r < 0 && r != first && err)
+		*err = why;
+	report->no_room = first == -ENOSPC && r == 0;
+	return r;
+}
+
 int stfs_tree_commit(struct stfs_tree *tree, const struct stfs_commit_request *request,
 		     struct stfs_commit_report *report, struct stfs_err *err)
 {
@@ -388,17 +466,7 @@ int stfs_tree_commit(struct stfs_tree *tree, const struct stfs_commit_request *r
 	r = evacuate_all(tree, request);
 	if (r < 0)
 		return stfs_err_errno(err, r, "%s: keeping what is removed but open", tree->path);
-	stfs_tree_lock(tree);
-	r = begin(tree, request, &b, err);
-	if (b.anything)
-		stfs_tree_report(tree, report);
-	stfs_tree_unlock(tree);
-	if (b.anything)
-		r = run(tree, &b, err);
-	else
-		take_back(tree);
-	if (r < 0)
-		stfs_commit_report_free(report);
+	r = commit_what_fits(tree, request, report, &b, err);
 	if (r < 0)
 		return err && err->code != r ? stfs_err_errno(err, r, "%s", tree->path) : r;
 	r = drain(tree);
@@ -431,18 +499,32 @@ int stfs_tree_resume(struct stfs_tree *tree, struct stfs_err *err)
 	return 0;
 }
 
+/* Whether all that was taken could be copied beside the model. */
+static bool have_room_beside(const struct stfs_tree *tree)
+{
+	uint64_t need = STFS_SPOOL_HEADER;
+	struct statvfs fs;
+
+	for (size_t i = 0; i < tree->taking_count; i++)
+		if (tree->takings[i].changes & (STFS_CHANGE_NEW | STFS_CHANGE_REPLACED) &&
+		    stfs_add_overflows(need, tree->takings[i].len, &need))
+			return false;
+	return fstatvfs(tree->folder_fd, &fs) < 0 || !fs.f_blocks || need / fs.f_frsize < fs.f_bavail;
+}
+
 /* The spool, with what is staged from it, becomes the rescue file. */
 static int keep_spool(struct stfs_tree *tree, struct stfs_err *err)
 {
-	bool lent = tree->arena_beside && stfs_arena_fd(tree->arena) >= 0;
+	bool lent = stfs_arena_fd(tree->arena) >= 0 && (tree->arena_beside || !have_room_beside(tree));
+	bool away = lent && !tree->arena_beside;
 	int r;
 
 	if (lent)
 		stfs_edit_lend_spool(tree->edit, stfs_arena_fd(tree->arena), stfs_arena_end(tree->arena));
-	r = stfs_edit_rescue(tree->edit, err);
+	r = stfs_edit_rescue(tree->edit, away ? stfs_arena_folder(tree->arena) : -1, err);
 	if (r == 0 && lent)
 		stfs_arena_leave(tree->arena);
-	return r;
+	return r < 0 ? r : away ? STFS_RESCUED_AWAY : STFS_RESCUED;
 }
 
 int stfs_tree_rescue(struct stfs_tree *tree, struct stfs_err *err)
@@ -459,7 +541,7 @@ int stfs_tree_rescue(struct stfs_tree *tree, struct stfs_err *err)
 		if (tree->nodes[i].used && tree->nodes[i].name != STFS_NO_NUMBER && tree->nodes[i].content)
 			tree->nodes[i].content->staged = true;
 	tree->staged_any = true;
-	r = begin(tree, &request, &b, err);
+	r = begin(tree, &request, UINT64_MAX, &b, err);
 	tree->committing = false;
 	stfs_tree_unlock(tree);
 	if (r == 0 && b.anything)
@@ -467,5 +549,5 @@ int stfs_tree_rescue(struct stfs_tree *tree, struct stfs_err *err)
 	stfs_tree_lock(tree);
 	stfs_takings_free(tree);
 	stfs_tree_unlock(tree);
-	return r < 0 ? r : b.anything;
+	return r;
 }

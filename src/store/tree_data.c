@@ -205,6 +205,16 @@ static int write_layer(struct stfs_tree *tree, uint32_t number, const void *byte
 	return r < 0 ? r : stfs_content_write(node->content, &base, bytes, len, offset);
 }
 
+/* A gap takes no room of the spool, but of the model: its writer is told that there is none, not a commit afterwards. */
+static int check_gap(const struct stfs_tree *tree, const struct stfs_node *node, uint64_t until)
+{
+	uint64_t len = stfs_node_len(tree, node);
+
+	if (until <= len || tree->mode == STFS_TREE_COW)
+		return 0;
+	return stfs_arena_check_room(tree->arena, until - len, false);
+}
+
 int stfs_tree_write(struct stfs_tree *tree, uint32_t number, const void *bytes, size_t len, uint64_t offset)
 {
 	struct stfs_node *node;
@@ -228,7 +238,9 @@ int stfs_tree_write(struct stfs_tree *tree, uint32_t number, const void *bytes, 
 			if (r == 0 && node->content)
 				r = write_layer(tree, number, bytes, len, offset);
 		} else {
-			r = write_layer(tree, number, bytes, len, offset);
+			r = check_gap(tree, node, offset);
+			if (r == 0)
+				r = write_layer(tree, number, bytes, len, offset);
 			staged = true;
 		}
 		stfs_node_touch(node);
@@ -260,7 +272,7 @@ static int start_over(struct stfs_tree *tree, struct stfs_node *node)
 
 int stfs_tree_check_room(struct stfs_tree *tree, uint64_t bytes)
 {
-	return tree->arena ? stfs_arena_check_room(tree->arena, bytes) : -EROFS;
+	return tree->arena ? stfs_arena_check_room(tree->arena, bytes, true) : -EROFS;
 }
 
 int stfs_tree_resize(struct stfs_tree *tree, uint32_t number, uint64_t len, bool rewrite)
@@ -276,7 +288,9 @@ int stfs_tree_resize(struct stfs_tree *tree, uint32_t number, uint64_t len, bool
 	if (r == 0 && !node)
 		r = -EIO;
 	if (r == 0 && (rewrite || len != stfs_node_len(tree, node))) {
-		r = len == 0 ? start_over(tree, node) : stfs_tree_layer(tree, number, true);
+		r = check_gap(tree, node, len);
+		if (r == 0)
+			r = len == 0 ? start_over(tree, node) : stfs_tree_layer(tree, number, true);
 		if (r == 0 && len)
 			r = stfs_content_resize(node->content, len);
 		if (r == 0)

@@ -29,10 +29,10 @@ static inline struct stfs_str stfs_taking_name(const struct stfs_taking *taking)
 }
 
 /*
- * Collects what goes into the commit, freezes it and stages it in the edit. 0 with tree->takings set and *refused
+ * Collects what goes into the commit, but no file of more than `most` bytes, freezes it and stages it in the edit. 0 with tree->takings set and *refused
  * told; -errno with `err`.
  */
-int stfs_tree_take(struct stfs_tree *tree, const struct stfs_commit_request *request, bool *refused,
+int stfs_tree_take(struct stfs_tree *tree, const struct stfs_commit_request *request, uint64_t most, bool *refused,
 		   struct stfs_err *err);
 void stfs_takings_free(struct stfs_tree *tree);
 /* Whether a new tensor is put under this name: it takes the place of the old one, also in the header. */

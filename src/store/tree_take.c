@@ -27,6 +27,7 @@ void stfs_takings_free(struct stfs_tree *tree)
 struct collecting {
 	struct stfs_tree *tree;
 	const struct stfs_commit_request *request;
+	uint64_t most; /* bytes: larger files are left out */
 	struct stfs_err *err;
 	bool refused;
 };
@@ -50,6 +51,8 @@ static int take(struct collecting *c, uint32_t number, unsigned changes)
 	if (verdict.old_type)
 		changes &= ~(unsigned)STFS_CHANGE_RETYPED;
 	if (verdict.waits || !changes)
+		return 0;
+	if (changes & (STFS_CHANGE_NEW | STFS_CHANGE_REPLACED) && stfs_node_len(tree, node) > c->most)
 		return 0;
 	*taking = (struct stfs_taking){.node = number, .id = node->id, .changes = changes,
 				       .serial = node->type ? node->type->serial : 0,
@@ -332,10 +335,10 @@ static int stage(struct stfs_tree *tree, struct stfs_err *err)
 	return r < 0 ? r : stage_metadata(tree, err);
 }
 
-int stfs_tree_take(struct stfs_tree *tree, const struct stfs_commit_request *request, bool *refused,
+int stfs_tree_take(struct stfs_tree *tree, const struct stfs_commit_request *request, uint64_t most, bool *refused,
 		   struct stfs_err *err)
 {
-	struct collecting c = {.tree = tree, .request = request, .err = err};
+	struct collecting c = {.tree = tree, .request = request, .most = most, .err = err};
 	int r = collect(&c);
 
 	if (r == 0)

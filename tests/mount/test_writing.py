@@ -8,6 +8,8 @@ import json
 import os
 import pathlib
 import random
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +23,7 @@ import models
 import reader
 from conftest import NIGHTLY, SLOW
 from test_underneath import outcome
+from test_underneath_writable import COULD_NOT_COMMIT
 from walk import Walk, Wrong
 
 STEPS = 4000 if NIGHTLY else 300
@@ -278,6 +281,109 @@ def test_bytes_that_would_not_fit_twice_are_refused(mount, stfs, tmp_path):
         (made.path / "new.json").write_text(json.dumps({"dtype": "U8", "shape": [written]}))
         stfs("sync", made.path)
         assert models.official_tensors(made.model)["new"][1] == [written]
+
+
+def test_gaps_that_the_model_has_no_room_for_are_refused(mount, tmp_path):
+    """A sparse file is as large in the model as any other. With the spool elsewhere that has room for more."""
+    (tmp_path / "other").mkdir()
+    with filesystems.mounted("tmpfs", tmp_path / "other", 256 << 20) as spool, \
+            volume("tmpfs", mount, tmp_path, 64 << 20) as folder:
+        made = mount(models.write_model(folder / "m.safetensors", {"a": ("U8", [4], None)}),
+                     f"rw,autosync=0,autosync_max=0,spool={spool}")
+        with open(made.path / "new", "wb", buffering=0) as file:
+            assert outcome(file.truncate, 1 << 50) == errno.ENOSPC
+            assert outcome(os.pwrite, file.fileno(), b"x", 100 << 20) == errno.ENOSPC
+            assert os.fstat(file.fileno()).st_size == 0
+            file.truncate(20 << 20)
+            assert outcome(fill, file, 100 << 20) == errno.ENOSPC
+            assert 40 << 20 < file.tell() <= 64 << 20
+
+
+def end_unable(made):
+    """Unmounts, though not all can be committed."""
+    made.exit_codes = {COULD_NOT_COMMIT}
+    os.kill(made.pid, signal.SIGTERM)
+    made.judge()
+
+
+def enlarge(folder):
+    subprocess.run(["mount", "-o", "remount,size=512m", folder], check=True)
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["same model", "other model"])
+def test_what_a_full_disk_has_no_room_for_twice_is_kept_in_pieces(same, mount, stfs, tmp_path):
+    """And nothing else is lost with it."""
+    with volume("ext4", mount, tmp_path, 256 << 20) as folder:
+        rows = np.arange(40 << 18, dtype=np.uint32).reshape(40, -1)
+        model = models.write_model(folder / "m.safetensors", {"a": ("U32", list(rows.shape), rows.tobytes()),
+                                                              "b": ("U8", [9], None)})
+        (folder / "others").mkdir()
+        with open(folder / "others/file", "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize - (28 << 20))
+        made = mount(model, "rw,autosync=0,autosync_max=0")
+        row = np.arange(1 << 18, dtype=np.uint32) + 7
+        with open(made.path / "a", "ab") as file:
+            file.write(row.tobytes())
+        np.save(made.path / "good.npy", np.arange(3.0))
+        with open(made.path / "holes", "wb") as file:
+            file.truncate(12 << 20)
+        (made.path / "holes.json").write_text(json.dumps({"dtype": "U8", "shape": [12 << 20]}))
+        fds = [os.open(made.path / name, os.O_RDONLY) for name in ("a", "good")]
+        assert [outcome(os.fsync, fd) for fd in fds] == [errno.ENOSPC, None]
+        for fd in fds:
+            os.close(fd)
+        assert "good" in models.official_tensors(model), "what there is room for is committed"
+        np.save(made.path / "good.npy", np.arange(4.0))
+        end_unable(made)
+        shutil.rmtree(folder / "others")
+        if not same:
+            stfs("metadata", model, "--set", "other=1")
+            done = stfs("recover", model, check=False)
+            assert done.returncode == 1 and "is not this one" in done.stderr
+            return
+        stfs("recover", model)
+        found = models.official_tensors(model)
+        assert found["a"] == ("U32", [41, 1 << 18], rows.tobytes() + row.tobytes())
+        assert found["good"] == ("F64", [4], np.arange(4.0).tobytes())
+        assert found["holes"] == ("U8", [12 << 20], bytes(12 << 20)) and set(found) == {"a", "b", "good", "holes"}
+        assert not list(folder.glob(".m*"))
+
+
+def test_a_spool_elsewhere_keeps_what_the_model_has_no_room_for(mount, stfs, tmp_path):
+    (tmp_path / "other").mkdir()
+    with filesystems.mounted("tmpfs", tmp_path / "other", 128 << 20) as spool, \
+            volume("tmpfs", mount, tmp_path, 32 << 20) as folder:
+        model = models.write_model(folder / "m.safetensors", {"a": ("U8", [9], None)})
+        made = mount(model, f"rw,autosync=0,autosync_max=0,spool={spool}")
+        array = np.arange(5 << 19, dtype=np.uint64)
+        np.save(made.path / "new.npy", array)
+        with open(folder / "others", "wb", buffering=0) as file:
+            fill(file, 24 << 20)
+        end_unable(made)
+        rescue, = spool.iterdir()
+        assert str(spool) in made.stderr()
+        enlarge(folder)
+        shutil.move(rescue, folder)
+        stfs("recover", model)
+        found = models.official_tensors(model)
+        assert found["new"] == ("U64", [5 << 19], array.tobytes()) and set(found) == {"a", "new"}
+
+
+def test_more_edits_than_the_room_for_their_description(mount, stfs, tmp_path):
+    """The header of a rescue file grows beyond what the spool has left for it."""
+    names = [f"{number:05}-{'n' * 200}" for number in range(12000)]
+    model = models.write_model(tmp_path / "m.safetensors", {name: ("U8", [1], b"x") for name in names})
+    made = mount(model, "rw,autosync=0,autosync_max=0")
+    for name in names:
+        os.rename(made.path / name, made.path / f"r{name}")
+    np.save(made.path / "new.npy", np.arange(5))
+    os.rename(model, tmp_path / "kept")
+    models.write_model(model, {"other": ("U8", [3], None)})
+    end_unable(made)
+    os.replace(tmp_path / "kept", model)
+    stfs("recover", model)
+    found = models.official_tensors(model)
+    assert set(found) == {f"r{name}" for name in names} | {"new"} and found["new"][2] == np.arange(5).tobytes()
 
 
 # --- many at the same time ----------------------------------------------------------------------

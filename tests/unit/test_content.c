@@ -88,7 +88,7 @@ static void make_root(void)
 	make_folder("content");
 	folder = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	ck_assert_int_ge(folder, 0);
-	ck_assert_int_eq(stfs_arena_open(folder, "m.safetensors", &arena), 0);
+	ck_assert_int_eq(stfs_arena_open(folder, folder, "m.safetensors", &arena), 0);
 	calls = stfs_io_system;
 	odds = 0;
 	dice = stfs_check_seed();
@@ -288,7 +288,7 @@ START_TEST(a_spool_has_a_name_only_where_it_must)
 	ck_assert_int_ne(access(at(".m.safetensors.stfs-arena"), F_OK), 0);
 	calls.openat = no_tmpfile;
 	stfs_io = &calls;
-	ck_assert_int_eq(stfs_arena_open(folder, "m.safetensors", &other), 0);
+	ck_assert_int_eq(stfs_arena_open(folder, folder, "m.safetensors", &other), 0);
 	ck_assert_int_eq(stfs_arena_take(other, UINT64_MAX, 1, &first, &count), 0);
 	ck_assert_int_eq(access(at(".m.safetensors.stfs-arena"), F_OK), 0);
 	stfs_arena_close(other);

@@ -774,7 +774,7 @@ START_TEST(a_rescue_file_keeps_what_was_staged)
 	ck_assert_int_eq(stfs_edit_retype(edit, str("a"), STFS_I8, dims, 2, NULL), 0);
 	ck_assert_int_eq(stfs_edit_set(edit, str("k"), str("v"), NULL), 0);
 	ck_assert(stfs_edit_needs_rescue(edit));
-	ck_assert_int_eq(stfs_edit_rescue(edit, NULL), 0);
+	ck_assert_int_eq(stfs_edit_rescue(edit, -1, NULL), 0);
 	say_edit(edit, &staged);
 	stfs_edit_close(edit);
 	ck_assert_uint_eq(litter(), 1);
@@ -818,7 +818,7 @@ START_TEST(a_lent_spool_becomes_the_rescue_file)
 				       (struct stfs_source){.pieces = z, .piece_count = 1}, NULL), 0);
 	ck_assert_int_eq(stfs_edit_put(edit, str("none"), STFS_U8, &none, 1, (struct stfs_source){spool, 0}, NULL), 0);
 	put_at(edit, "elsewhere", 33, 9);
-	ck_assert_int_eq(stfs_edit_rescue(edit, NULL), 0);
+	ck_assert_int_eq(stfs_edit_rescue(edit, -1, NULL), 0);
 	ck_assert_int_eq(stfs_edit_find(edit, str("p"), &t), 0);
 	ck_assert(t.fd == spool && t.offset == at_p);
 	say_edit(edit, &staged);
@@ -896,7 +896,7 @@ START_TEST(a_revert_drops_what_was_taken_up)
 	make_model();
 	edit = open_edit(M, 0);
 	stage_much(edit);
-	ck_assert_int_eq(stfs_edit_rescue(edit, NULL), 0);
+	ck_assert_int_eq(stfs_edit_rescue(edit, -1, NULL), 0);
 	stfs_edit_close(edit);
 	edit = open_edit(M, 0);
 	for (int i = 0; i < 2; i++) {

@@ -110,12 +110,12 @@ START_TEST(enough_was_met)
 	const struct oracle_met *met = &oracle_met;
 
 	printf("# %zu commits took %zu, left out %zu, of them blocked %zu; %zu changes midway, %zu evacuated, %zu "
-	       "inherited; %zu failed, %zu stuck and %zu resumed (%zu back to the old)\n", met->commits, met->taken, met->left_out,
-	       met->blocked, met->midway, met->evacuated, met->inherited, met->failed, met->stuck,
+	       "inherited; %zu failed, %zu tried again, %zu stuck and %zu resumed (%zu back to the old)\n", met->commits, met->taken, met->left_out,
+	       met->blocked, met->midway, met->evacuated, met->inherited, met->failed, met->retried, met->stuck,
 	       met->resumed, met->recovered_old);
 	ck_assert(met->commits > 500 && met->left_out > 500 && met->blocked > 20 && met->midway > 500);
 	ck_assert(met->evacuated > 50 && met->inherited > 50 && met->failed > 50 && met->stuck > 50 &&
-		  met->resumed > 50);
+		  met->resumed > 50 && met->retried > 50);
 }
 END_TEST
 

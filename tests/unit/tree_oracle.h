@@ -25,7 +25,7 @@ struct oracle_setup {
 
 /* What was met, to see that it was enough. */
 struct oracle_met {
-	size_t commits, taken, blocked, left_out, midway, evacuated, inherited, failed, stuck, resumed, recovered_old;
+	size_t commits, taken, blocked, left_out, midway, evacuated, inherited, failed, stuck, retried, resumed, recovered_old;
 };
 extern struct oracle_met oracle_met;
 

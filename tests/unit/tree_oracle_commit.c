@@ -9,6 +9,10 @@
 
 #include "base/io.h"
 
+/* A commit that the disk had no room for is tried again without the largest files. */
+static bool retried;
+static size_t noted_count; /* what it had taken when that was noted */
+
 /* ---- What a commit has to take: docs/writing.md, "A commit" ---- */
 
 static bool is_asked(const struct file *f)
@@ -29,12 +33,13 @@ static bool is_asked_away(const struct file *f)
 
 static bool is_removable(const struct file *f)
 {
-	return request->end || tree->nodes[f->node].detached || (!f->opens && f->scratch < 0) || is_asked_away(f);
+	return request->end || tree->nodes[f->node].detached || (!f->opens && f->scratch < 0) ||
+	       (!retried && is_asked_away(f));
 }
 
 static bool is_evacuated(const struct file *f)
 {
-	return !request->end && f->was >= 0 && f->name < 0 && !tree->nodes[f->node].detached &&
+	return !retried && !request->end && f->was >= 0 && f->name < 0 && !tree->nodes[f->node].detached &&
 	       (f->scratch >= 0 || f->opens) && is_asked_away(f);
 }
 
@@ -76,10 +81,24 @@ static bool is_blocked(const struct file *f)
 	return false;
 }
 
-static void expect(void)
+static void leave_out_blocked(void)
 {
 	bool again = true;
 
+	while (again) {
+		again = false;
+		for (struct file *f = files; f < files + FILES; f++) {
+			if (!f->used || !f->expected || !is_blocked(f))
+				continue;
+			f->expected = false;
+			oracle_met.blocked++;
+			again = true;
+		}
+	}
+}
+
+static void expect(void)
+{
 	for (struct file *f = files; f < files + FILES; f++) {
 		f->taken = false;
 		if (f->used && is_evacuated(f)) {
@@ -95,22 +114,39 @@ static void expect(void)
 		if (f->expected && changes_of(f) == STFS_CHANGE_RETYPED && fit(f, &(struct type){0}) == STFS_FIT_NOT)
 			f->expected = false;
 	}
-	while (again) {
-		again = false;
-		for (struct file *f = files; f < files + FILES; f++) {
-			if (!f->expected || !is_blocked(f))
-				continue;
-			f->expected = false;
-			oracle_met.blocked++;
-			again = true;
-		}
+	leave_out_blocked();
+}
+
+/* Without the largest, of those that bring bytes. */
+static void expect_what_fits(void)
+{
+	uint64_t largest = 0, most = 0;
+
+	retried = true;
+	expect();
+	for (struct file *f = files; f < files + FILES; f++) {
+		if (!f->used || !f->expected || !(changes_of(f) & (STFS_CHANGE_NEW | STFS_CHANGE_REPLACED)))
+			continue;
+		largest = f->now.len > largest ? f->now.len : largest;
+		if (tree->nodes[f->node].taking)
+			most = f->now.len > most ? f->now.len : most;
 	}
+	for (struct file *f = files; f < files + FILES; f++)
+		if (f->used && f->expected && changes_of(f) & (STFS_CHANGE_NEW | STFS_CHANGE_REPLACED) &&
+		    f->now.len > most && !tree->nodes[f->node].taking)
+			f->expected = false;
+	ck_assert(trap.hit && trap.with_errno == ENOSPC && (most < largest || largest == 0));
+	leave_out_blocked();
+	oracle_met.retried++;
 }
 
 /* At the first call of a commit that has begun: T3, what it has taken is what is there now. */
 static void note(void)
 {
+	if (noted)
+		expect_what_fits();
 	noted = true;
+	noted_count = tree->taking_count;
 	for (struct file *f = files; f < files + FILES; f++) {
 		if (!f->used)
 			continue;
@@ -199,7 +235,7 @@ static bool fails(enum oracle_call kind)
 {
 	if (busy || !request)
 		return false;
-	if (tree->committing && !noted)
+	if (tree->committing && (!noted || (!applied && tree->model == model_before && noted_count != tree->taking_count)))
 		note();
 	if (noted && !applied && tree->model != model_before && is_free())
 		apply();
@@ -307,7 +343,7 @@ static int commit(const struct stfs_commit_request *what)
 
 	request = what;
 	model_before = tree->model;
-	noted = applied = false;
+	noted = applied = retried = false;
 	if (!tree->stuck && tree->edit)
 		expect();
 	for (const struct file *f = files; f < files + FILES; f++)
@@ -315,7 +351,8 @@ static int commit(const struct stfs_commit_request *what)
 	r = stfs_tree_commit(tree, what, &report, &err);
 	request = NULL;
 	ck_assert_msg(r == 0 || trap.hit, "commit: %d: %s", r, err.message);
-	ck_assert_int_eq(err.code < 0, r < 0 || report.refused);
+	ck_assert_int_eq(err.code < 0, r < 0 || report.refused || report.no_room);
+	ck_assert(!report.no_room || retried);
 	if (tree->edit && tree->model != model_before && !applied) {
 		ck_assert(noted);
 		apply();
@@ -323,7 +360,7 @@ static int commit(const struct stfs_commit_request *what)
 	ck_assert(applied || r < 0 || !tree->edit || count == 0);
 	oracle_met.failed += r < 0;
 	if (r == 0 && tree->edit) {
-		ck_assert_uint_eq(report.listed, noted ? count : 0);
+		ck_assert_uint_eq(report.listed, noted ? noted_count : 0);
 		metadata_staged &= noted;
 	}
 	stfs_commit_report_free(&report);
