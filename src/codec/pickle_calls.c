@@ -184,12 +184,15 @@ static int persistent(struct stfs_pickle_op *op)
 /* PERSID: the id is a line of text. */
 static int persistent_line(struct stfs_pickle_op *op)
 {
-	struct stfs_pickle_value value = {.kind = STFS_PICKLE_BYTES};
+	struct stfs_pickle_value value = {.kind = STFS_PICKLE_STR};
 	struct stfs_str line;
 	int r = stfs_pickle_arg_line(op, &line);
 
 	if (r < 0)
 		return r;
+	for (size_t i = 0; i < line.len; i++)
+		if ((unsigned char)line.ptr[i] >= 0x80)
+			return stfs_pickle_fail(op, "a persistent id that is not ASCII");
 	value.as.text.pos = (uint32_t)(line.ptr - op->pickle->data);
 	value.as.text.len = (uint32_t)line.len;
 	r = stfs_pickle_push(op, value);

@@ -6,6 +6,7 @@
 
 #include "base/arith.h"
 #include "base/io.h"
+#include "codec/grow.h"
 #include "codec/torch_internal.h"
 
 #define HEAD 512
@@ -72,6 +73,50 @@ static int load(struct stfs_torch *torch, struct stfs_err *err)
 	return stfs_torch_load_legacy(torch, err);
 }
 
+/* ---- The pickle's bytes ---- */
+
+uint64_t stfs_torch_file_at(const struct stfs_torch *torch, uint32_t at)
+{
+	size_t low = 0, high = torch->piece_count;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (torch->pieces[middle].at <= at)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low ? torch->pieces[low - 1].file_at + (at - torch->pieces[low - 1].at) : at;
+}
+
+int stfs_torch_add_piece(struct stfs_torch *torch, uint32_t at, uint64_t file_at)
+{
+	int r = stfs_grow(&torch->pieces, &torch->piece_cap, torch->piece_count, 1, sizeof(*torch->pieces));
+
+	if (r == 0)
+		torch->pieces[torch->piece_count++] = (struct stfs_torch_piece){at, file_at};
+	return r;
+}
+
+int stfs_torch_extend(struct stfs_torch *torch, uint64_t file_at, uint64_t len, struct stfs_err *err)
+{
+	struct stfs_pickle *pickle = &torch->pickle;
+	int r;
+
+	if (len > STFS_PICKLE_MAX - pickle->len)
+		return stfs_err_set(err, -EFBIG, file_at, "the pickles take more than %u bytes", STFS_PICKLE_MAX);
+	r = stfs_grow(&torch->bytes, &torch->bytes_cap, pickle->len, len, 1);
+	if (r < 0)
+		return stfs_err_set(err, r, file_at, "no memory for the pickles");
+	pickle->data = torch->bytes;
+	r = stfs_io_read_exactly(torch->fd, torch->bytes + pickle->len, len, file_at);
+	if (r < 0)
+		return stfs_err_errno(err, r, "reading at byte %llu", (unsigned long long)file_at);
+	pickle->len += (uint32_t)len;
+	return 0;
+}
+
 /* ---- Globals ---- */
 
 int stfs_torch_judge(struct stfs_torch *torch, struct stfs_err *err)
@@ -110,7 +155,7 @@ struct stfs_torch_global stfs_torch_global(const struct stfs_torch *torch, size_
 	const struct stfs_pickle_global *global = &torch->pickle.globals[index];
 
 	return (struct stfs_torch_global){
-		.at = torch->pickle_at + global->at, .module = stfs_pickle_module(&torch->pickle, global),
+		.at = stfs_torch_file_at(torch, global->at), .module = stfs_pickle_module(&torch->pickle, global),
 		.name = stfs_pickle_name(&torch->pickle, global), .verdict = torch->infos[index].verdict};
 }
 
@@ -180,6 +225,7 @@ void stfs_torch_close(struct stfs_torch *torch)
 	free(torch->stream);
 	free(torch->inflated);
 	free(torch->bytes);
+	free(torch->pieces);
 	free(torch->infos);
 	free(torch->storages);
 	free(torch->tar_tensors);

@@ -27,8 +27,9 @@
 /* What names of tensors, and names and texts of leaves, may amount to. */
 #define STFS_TORCH_NAMES_MAX 100000000u
 #define STFS_TORCH_LEAVES_MAX (16u << 20)
-/* Of remarks on what was left out so many are kept; the others are counted. */
+/* Of remarks of a kind, leaves apart, so many are kept, and so many bytes; the others are counted. */
 #define STFS_TORCH_REMARKS_MAX 10000
+#define STFS_TORCH_REMARKS_BYTES_MAX (16u << 20)
 /* A deflated storage of no more bytes is kept inflated while it is being read. */
 #define STFS_TORCH_INFLATED_MAX (64u << 20)
 
@@ -78,7 +79,8 @@ struct stfs_torch_remark {
 struct stfs_torch_remarks {
 	struct stfs_torch_remark *items; /* owned array; the strings are kept in `texts` */
 	size_t count, cap;
-	size_t more; /* further ones that were only counted */
+	size_t bytes; /* of the strings */
+	size_t more;  /* further ones that were only counted */
 };
 
 struct stfs_torch;

@@ -31,6 +31,7 @@ struct flattening {
 	uint32_t depth;
 	uint8_t *on_path; /* owned; a bit a value */
 	uint8_t *seen;    /* owned; a bit a value that is a tensor which was added */
+	bool leaves_full; /* once one did not fit, none is kept */
 	uint64_t steps, steps_max;
 	uint64_t work, work_max; /* bytes of names put together */
 	struct stfs_torch_build build;
@@ -54,7 +55,9 @@ int stfs_torch_remark_str(struct stfs_torch *torch, struct stfs_torch_remarks *r
 	struct stfs_torch_remark remark;
 	int r;
 
-	if (remarks != &torch->leaves && remarks->count == STFS_TORCH_REMARKS_MAX) {
+	if (remarks != &torch->leaves &&
+	    (remarks->count == STFS_TORCH_REMARKS_MAX ||
+	     remarks->bytes + name.len + text.len > STFS_TORCH_REMARKS_BYTES_MAX)) {
 		remarks->more++;
 		return 0;
 	}
@@ -65,6 +68,7 @@ int stfs_torch_remark_str(struct stfs_torch *torch, struct stfs_torch_remarks *r
 		r = stfs_texts_keep(&torch->texts, text, &remark.text);
 	if (r == 0)
 		remarks->items[remarks->count++] = remark;
+	remarks->bytes += name.len + text.len;
 	return r;
 }
 
@@ -91,7 +95,7 @@ static struct stfs_str name_or(const struct flattening *f, const char *alone)
 
 static int too_many_names(struct flattening *f, uint32_t at)
 {
-	return stfs_err_set(f->err, -EFBIG, f->torch->pickle_at + at, "its values repeat each other so often "
+	return stfs_err_set(f->err, -EFBIG, stfs_torch_file_at(f->torch, at), "its values repeat each other so often "
 			    "that their names would not fit into a header (%u bytes)", STFS_TORCH_NAMES_MAX);
 }
 
@@ -210,12 +214,16 @@ static int visit_tensor(struct flattening *f, uint32_t value)
 
 /* ---- Leaves ---- */
 
+#define NO_ROOM "there are more values than metadata should hold"
+
 static int visit_leaf(struct flattening *f, uint32_t value)
 {
 	struct stfs_torch *torch = f->torch;
 	struct stfs_str name = name_or(f, "value");
 	int r;
 
+	if (f->leaves_full)
+		return stfs_torch_remark_str(torch, &torch->left_out, name, stfs_str_from(NO_ROOM));
 	stfs_buf_clear(&f->text);
 	stfs_buf_clear(&f->why);
 	if (stfs_pickle_is(&torch->pickle, value, STFS_PICKLE_STR) &&
@@ -227,9 +235,9 @@ static int visit_leaf(struct flattening *f, uint32_t value)
 		return stfs_torch_remark_str(torch, &torch->left_out, name, stfs_buf_str(&f->why));
 	if (r < 0)
 		return r;
-	if (torch->leaf_bytes + name.len + f->text.len > STFS_TORCH_LEAVES_MAX)
-		return stfs_torch_remark_str(torch, &torch->left_out, name, stfs_str_from(
-			"there are more values than metadata should hold"));
+	f->leaves_full = torch->leaf_bytes + name.len + f->text.len > STFS_TORCH_LEAVES_MAX;
+	if (f->leaves_full)
+		return stfs_torch_remark_str(torch, &torch->left_out, name, stfs_str_from(NO_ROOM));
 	torch->leaf_bytes += name.len + f->text.len;
 	return stfs_torch_remark_str(torch, &torch->leaves, name, stfs_buf_str(&f->text));
 }

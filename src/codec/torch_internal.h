@@ -19,14 +19,22 @@ struct stfs_torch_tar_tensor {
 	uint32_t numbers; /* sizes, then strides */
 };
 
+/* Bytes of the pickle from `at` on, to the next piece, stand from byte `file_at` on. */
+struct stfs_torch_piece {
+	uint32_t at;
+	uint64_t file_at;
+};
+
 struct stfs_torch {
 	int fd; /* borrowed */
 	uint64_t file_len;
 	enum stfs_torch_form form;
 	char *bytes; /* owned: the pickle's */
+	size_t bytes_cap;
 	struct stfs_pickle pickle;
 	uint32_t root; /* the value of the checkpoint */
-	uint64_t pickle_at; /* byte of the file at which `bytes` begin; 0 of the zip form */
+	struct stfs_torch_piece *pieces; /* owned: where the pickle's bytes stand in the file; none: from 0 on */
+	size_t piece_count, piece_cap;
 	struct stfs_zip zip; /* of the zip form */
 	bool swapped;
 	struct stfs_global_info *infos; /* owned; of each global of the pickle */
@@ -51,6 +59,12 @@ struct stfs_torch {
 /* -EBADMSG with a message that names the byte of the pickle. */
 int stfs_torch_fail(const struct stfs_torch *torch, uint32_t at, struct stfs_err *err,
 		    const char *format, ...) __attribute__((format(printf, 4, 5)));
+
+/* The byte of the file (of the zip form: of data.pkl) that is byte `at` of the pickle. */
+uint64_t stfs_torch_file_at(const struct stfs_torch *torch, uint32_t at);
+int stfs_torch_add_piece(struct stfs_torch *torch, uint32_t at, uint64_t file_at);
+/* Adds `len` bytes of the file to those of the pickle. -EFBIG beyond STFS_PICKLE_MAX. */
+int stfs_torch_extend(struct stfs_torch *torch, uint64_t file_at, uint64_t len, struct stfs_err *err);
 
 /* ---- Forms: each fills bytes, pickle and root, and says where storages are ---- */
 

@@ -23,23 +23,14 @@ static int widen(struct stfs_torch *torch, struct stfs_err *err)
 {
 	struct stfs_pickle *pickle = &torch->pickle;
 	uint64_t have = pickle->len, wanted = have ? have * 2 : WINDOW_FIRST;
-	char *grown;
 	int r;
 
-	wanted = stfs_min_u64(stfs_min_u64(wanted, STFS_PICKLE_MAX), torch->file_len);
-	if (wanted == have)
-		return stfs_err_set(err, -EFBIG, have, "the pickles take more than %u bytes", STFS_PICKLE_MAX);
-	grown = realloc(torch->bytes, wanted);
-	if (!grown)
-		return stfs_err_set(err, -ENOMEM, have, "no memory for the pickles");
-	torch->bytes = grown;
-	pickle->data = grown;
-	r = stfs_io_read_exactly(torch->fd, grown + have, wanted - have, have);
-	if (r < 0)
-		return stfs_err_errno(err, r, "reading at byte %llu", (unsigned long long)have);
-	pickle->len = (uint32_t)wanted;
+	wanted = stfs_min_u64(wanted, torch->file_len);
+	if (have < STFS_PICKLE_MAX)
+		wanted = stfs_min_u64(wanted, STFS_PICKLE_MAX);
+	r = stfs_torch_extend(torch, have, wanted - have, err);
 	pickle->complete = wanted == torch->file_len;
-	return 0;
+	return r;
 }
 
 static int read_one(struct stfs_torch *torch, struct stfs_err *err)

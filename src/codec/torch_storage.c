@@ -23,8 +23,8 @@ int stfs_torch_fail(const struct stfs_torch *torch, uint32_t at, struct stfs_err
 	va_start(args, format);
 	vsnprintf(what, sizeof(what), format, args);
 	va_end(args);
-	return stfs_err_set(err, -EBADMSG, torch->pickle_at + at, "byte %llu of %s: %s",
-			    (unsigned long long)(torch->pickle_at + at),
+	return stfs_err_set(err, -EBADMSG, stfs_torch_file_at(torch, at), "byte %llu of %s: %s",
+			    (unsigned long long)stfs_torch_file_at(torch, at),
 			    torch->form == STFS_TORCH_ZIP ? "data.pkl" : "the file", what);
 }
 

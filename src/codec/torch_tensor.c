@@ -16,11 +16,24 @@
 #include "codec/grow.h"
 #include "codec/torch_internal.h"
 
+/* Whether a persistent id of the tar form is a storage's: any other should be a tensor's. */
+static bool names_storage(const struct stfs_torch *torch, uint32_t value)
+{
+	struct stfs_torch_ref ref;
+	uint32_t number;
+
+	if (stfs_torch_read_ref(torch, value, &ref, NULL) < 0)
+		return false;
+	number = stfs_torch_find_storage(torch, ref.key);
+	return number != STFS_NO_NUMBER && number < torch->storage_count;
+}
+
 bool stfs_torch_is_tensor(const struct stfs_torch *torch, uint32_t value)
 {
 	if (stfs_pickle_is(&torch->pickle, value, STFS_PICKLE_CALL))
 		return stfs_torch_meaning(torch, value) >= STFS_MEANS_TENSOR_V1;
-	return torch->form == STFS_TORCH_TAR && stfs_pickle_is(&torch->pickle, value, STFS_PICKLE_PERSISTENT);
+	return torch->form == STFS_TORCH_TAR && stfs_pickle_is(&torch->pickle, value, STFS_PICKLE_PERSISTENT) &&
+	       !names_storage(torch, value);
 }
 
 /* What is being read: arguments of a call, or what stands for them. */

@@ -82,6 +82,18 @@ static bool put_text(struct stfs_str text, struct stfs_buf *out)
 	return changed;
 }
 
+#define KEY_BYTES_MAX 256
+
+static bool is_short_ascii(struct stfs_str text)
+{
+	if (text.len > KEY_BYTES_MAX)
+		return false;
+	for (size_t i = 0; i < text.len; i++)
+		if ((unsigned char)text.ptr[i] >= 0x80)
+			return false;
+	return true;
+}
+
 /* A scalar as repr() shows it. False when it is none. */
 static bool put_repr(const struct stfs_pickle *pickle, uint32_t value, struct stfs_buf *out)
 {
@@ -102,6 +114,48 @@ static bool put_repr(const struct stfs_pickle *pickle, uint32_t value, struct st
 	case STFS_PICKLE_PERSISTENT: break;
 	}
 	return false;
+}
+
+/* Bytes as repr() shows them: b'...'. */
+static void put_bytes(struct stfs_str bytes, struct stfs_buf *out)
+{
+	stfs_buf_puts(out, "b'");
+	for (size_t i = 0; i < bytes.len; i++) {
+		unsigned char byte = (unsigned char)bytes.ptr[i];
+
+		if (byte == '\'' || byte == '\\')
+			stfs_buf_printf(out, "\\%c", byte);
+		else if (byte >= 0x20 && byte < 0x7f)
+			stfs_buf_putc(out, bytes.ptr[i]);
+		else
+			stfs_buf_printf(out, "\\x%02x", byte);
+	}
+	stfs_buf_putc(out, '\'');
+}
+
+/* Bytes of a few: as such, or as _codecs.encode(text, "latin1"), which protocol 2 makes of them. */
+static bool put_key_bytes(const struct stfs_torch *torch, uint32_t value, struct stfs_buf *out)
+{
+	const struct stfs_pickle *pickle = &torch->pickle;
+	const struct stfs_pickle_call *call = stfs_pickle_called(pickle, value);
+	const uint32_t *args;
+	uint32_t count;
+
+	if (call && stfs_torch_meaning(torch, value) == STFS_MEANS_BYTES) {
+		args = stfs_pickle_tuple(pickle, call->args, &count);
+		value = count == 2 && stfs_pickle_is(pickle, args[0], STFS_PICKLE_STR) ? args[0] : value;
+		/* Others would be two bytes in this text, and one in what it stands for. */
+		if (stfs_pickle_is(pickle, value, STFS_PICKLE_STR) && 
+		    !is_short_ascii(stfs_pickle_text(pickle, value)))
+			return false;
+	} else if (!stfs_pickle_is(pickle, value, STFS_PICKLE_BYTES)) {
+		return false;
+	}
+	if (stfs_pickle_is(pickle, value, STFS_PICKLE_CALL) ||
+	    stfs_pickle_text(pickle, value).len > KEY_BYTES_MAX)
+		return false;
+	put_bytes(stfs_pickle_text(pickle, value), out);
+	return true;
 }
 
 /* A tuple of scalars, "(1, 'a')". */
@@ -132,7 +186,8 @@ int stfs_torch_key_name(const struct stfs_torch *torch, uint32_t key, struct stf
 	*changed = false;
 	if (stfs_pickle_is(pickle, key, STFS_PICKLE_STR)) {
 		*changed = put_text(stfs_pickle_text(pickle, key), out);
-	} else if (!put_repr(pickle, key, out) && !put_tuple(pickle, key, KEY_ITEMS_MAX, out)) {
+	} else if (!put_repr(pickle, key, out) && !put_tuple(pickle, key, KEY_ITEMS_MAX, out) &&
+		   !put_key_bytes(torch, key, out)) {
 		out->len = stfs_buf_status(out) < 0 ? out->len : from;
 		stfs_buf_printf(out, "key@%u", stfs_pickle_at(pickle, key)->at);
 		*changed = true;

@@ -72,13 +72,21 @@ static void path_name(struct json_object *path, struct stfs_buf *name)
 	size_t count = json_object_array_length(path);
 
 	for (size_t i = 0; i < count; i++) {
-		const char *key = json_object_get_string(json_object_array_get_idx(path, i));
+		struct json_object *item = json_object_array_get_idx(path, i);
+		const char *key = json_object_get_string(item);
+		size_t len = json_object_is_type(item, json_type_string) ?
+				     (size_t)json_object_get_string_len(item) : strlen(key);
 
 		stfs_buf_puts(name, i ? "." : "");
-		stfs_buf_puts(name, strcmp(key, "\xef\xbf\xbd") == 0 ? "\\ud800" : key);
+		if (strcmp(key, "\xef\xbf\xbd") == 0)
+			stfs_buf_puts(name, "\\ud800");
+		else
+			stfs_buf_add(name, key, len);
 	}
 	if (count == 0)
 		stfs_buf_puts(name, "tensor");
+	if (stfs_str_is(stfs_buf_str(name), "__metadata__"))
+		stfs_buf_puts(name, "~2");
 }
 
 static const struct stfs_torch_tensor *find(const struct stfs_torch *torch, struct stfs_str name)
