@@ -17,8 +17,8 @@
 
 static inline void put_le(struct stfs_buf *out, uint64_t number, unsigned bytes)
 {
-	for (unsigned i = 0; i < bytes; i++)
-		stfs_buf_putc(out, (char)(number >> 8 * i));
+	for (unsigned i = 0; i < bytes; i++, number >>= 8)
+		stfs_buf_putc(out, (char)number);
 }
 
 /* Opcodes as they are; a literal may hold NUL. */
