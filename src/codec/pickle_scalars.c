@@ -298,6 +298,8 @@ static int text_string(struct stfs_pickle_op *op, bool unicode)
 	struct stfs_str line;
 	int r = stfs_pickle_arg_line(op, &line);
 
+	if (r == 0)
+		r = stfs_buf_reserve(texts, 1); /* so that the text of none, too, stands somewhere */
 	if (r < 0)
 		return r;
 	if (!(unicode ? unescape_unicode(line, texts) : unescape_string(line, texts)))

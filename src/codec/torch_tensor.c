@@ -406,6 +406,9 @@ static int keep_numbers(struct stfs_torch *torch, const struct stfs_torch_build 
 	return 0;
 }
 
+/* Its bits must fit into 64 (stfs_dtype_bytes()); a stride of 0 makes any size of nothing. */
+#define BYTES_MAX (1ull << 60)
+
 int stfs_torch_add_tensor(struct stfs_torch *torch, struct stfs_str name,
 			  const struct stfs_torch_build *build, struct stfs_err *err)
 {
@@ -419,8 +422,8 @@ int stfs_torch_add_tensor(struct stfs_torch *torch, struct stfs_str name,
 	if (!count_elements(build, &tensor.elements, &span) ||
 	    stfs_mul_overflows(tensor.elements, build->element->bytes, &tensor.bytes))
 		return stfs_torch_fail(torch, build->at, err, "a tensor of more than 2^64 bytes");
-	if (tensor.bytes > INT64_MAX)
-		return stfs_torch_fail(torch, build->at, err, "a tensor of more than 2^63 bytes");
+	if (tensor.bytes > BYTES_MAX)
+		return stfs_torch_fail(torch, build->at, err, "a tensor of more than 2^60 bytes");
 	if (build->rank + (build->element->form != STFS_ELEMENT_PLAIN) > STFS_TORCH_RANK_MAX)
 		return stfs_torch_fail(torch, build->at, err, "a tensor of too many dimensions");
 	if (stfs_mul_overflows(build->offset, build->element->bytes, &offset) ||

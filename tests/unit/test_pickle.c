@@ -98,6 +98,8 @@ static const struct {
 	{STFS_CHECK_LIT("S'a\\x41\\n\\101\\q'\n."), STFS_PICKLE_STR, STFS_CHECK_LIT("aA\nA\\q")},
 	{STFS_CHECK_LIT("V\\u00e9\xe9\\U0001F600\n."), STFS_PICKLE_STR,
 	 STFS_CHECK_LIT("\xc3\xa9\xc3\xa9\xf0\x9f\x98\x80")},
+	{STFS_CHECK_LIT("V\n."), STFS_PICKLE_STR, STFS_CHECK_LIT("")}, /* a pointer of no memory was moved */
+	{STFS_CHECK_LIT("S''\n."), STFS_PICKLE_STR, STFS_CHECK_LIT("")},
 	{STFS_CHECK_LIT("V\\ud800\n."), STFS_PICKLE_STR, STFS_CHECK_LIT("\xed\xa0\x80")},
 };
 

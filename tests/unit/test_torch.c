@@ -209,8 +209,14 @@ END_TEST
 START_TEST(outsized)
 {
 	struct test_tensor tensor = view(0, 1, 1ll << 50, 0, 0, 0);
+	struct test_tensor far = view(0, 1, 1ll << 59, 0, 0, 0);
 	float got[3];
 
+	put_view(&far);
+	OPS(&pickle, ".");
+	ck_assert_int_eq(open_zip(), -EBADMSG); /* 2^64 bits */
+	teardown();
+	setup();
 	put_view(&tensor);
 	OPS(&pickle, ".");
 	ck_assert_int_eq(open_zip(), 0);
