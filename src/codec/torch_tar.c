@@ -141,6 +141,8 @@ static int read_pickle(struct stfs_torch *torch, struct part *part, uint32_t *re
 		have += more;
 		pickle->complete = have == part->end - part->at;
 	}
+	if (r == -EBADMSG && err->position <= pickle->len) /* the machine counts from the first pickle on */
+		err->position = stfs_torch_file_at(torch, (uint32_t)err->position);
 	if (r < 0)
 		return r;
 	part->at += pickle->pos - begin;
@@ -236,8 +238,10 @@ static int read_view(struct stfs_torch *torch, uint32_t value, const struct part
 		return fail(err, part->at, "a part of no storage");
 	storage = torch->storages[whole];
 	/* A negative number is one of 2^63 and more. */
-	if (stfs_mul_overflows((uint64_t)stfs_pickle_at(pickle, items[2])->as.integer, storage.element->bytes, &from) ||
-	    stfs_mul_overflows((uint64_t)stfs_pickle_at(pickle, items[3])->as.integer, storage.element->bytes, &len) ||
+	from = (uint64_t)stfs_pickle_at(pickle, items[2])->as.integer;
+	len = (uint64_t)stfs_pickle_at(pickle, items[3])->as.integer;
+	if (stfs_mul_overflows(from, storage.element->bytes, &from) ||
+	    stfs_mul_overflows(len, storage.element->bytes, &len) ||
 	    from > storage.size || len > storage.size - from)
 		return fail(err, part->at, "a part passes the end of its storage");
 	storage.key = stfs_buf_str(key);

@@ -44,12 +44,15 @@ static bool is_text(struct stfs_str text)
 static void check_remarks(const struct stfs_torch_remarks *remarks)
 {
 	for (size_t i = 0; i < remarks->count; i++)
-		demand(is_text(remarks->items[i].name) && is_text(remarks->items[i].text), "a remark is not UTF-8");
+		demand(is_text(remarks->items[i].name) && is_text(remarks->items[i].text),
+		       "a remark is not UTF-8");
 }
 
 static int by_name(const void *a, const void *b)
 {
-	return stfs_str_compare(((const struct stfs_torch_tensor *)a)->name, ((const struct stfs_torch_tensor *)b)->name);
+	const struct stfs_torch_tensor *x = a, *y = b;
+
+	return stfs_str_compare(x->name, y->name);
 }
 
 /* T1 */
@@ -78,7 +81,8 @@ static void check_tensor(const struct stfs_torch *torch, const struct stfs_torch
 		demand(!stfs_mul_overflows(elements, shape[i], &elements), "a shape overflows");
 	demand(stfs_dtype_bytes((enum stfs_dtype)tensor->dtype, elements, &bytes) == 0 && bytes == tensor->bytes,
 	       "the shape gives other bytes");
-	demand(tensor->begin <= storage->size && tensor->span <= storage->size - tensor->begin, "outside of its storage");
+	demand(tensor->begin <= storage->size && tensor->span <= storage->size - tensor->begin,
+	       "outside of its storage");
 	demand(tensor->outsized == (tensor->bytes > input_len), "not said to be outsized");
 	demand(!stfs_torch_is_plain(torch, tensor) || tensor->span == tensor->bytes || tensor->bytes == 0,
 	       "contiguous, but not of one piece");
@@ -139,7 +143,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	input_len = size;
 	r = stfs_torch_open(-1, size, &torch, &err);
 	demand(torch != NULL, "no answer");
-	demand(r == 0 || (err.code == r && is_text(stfs_str_from(err.message)) && err.message[0]), "refused without a word");
+	demand(r == 0 || (err.code == r && is_text(stfs_str_from(err.message)) && err.message[0]),
+	       "refused without a word");
 	demand(r == 0 || r == -EBADMSG || r == -EFBIG, "another error");
 	for (size_t i = 0; i < stfs_torch_global_count(torch); i++)
 		demand(stfs_torch_global(torch, i).at < size || stfs_torch_form(torch) == STFS_TORCH_ZIP,

@@ -96,7 +96,8 @@ static void assert_name(uint32_t index, const char *name)
 	stfs_check_str_eq(tensor_at(index)->name, stfs_str_from(name), "name of a tensor");
 }
 
-static void assert_remark(const struct stfs_torch_remarks *remarks, size_t index, const char *name, const char *text)
+static void assert_remark(const struct stfs_torch_remarks *remarks, size_t index, const char *name,
+			  const char *text)
 {
 	ck_assert_uint_lt(index, remarks->count);
 	stfs_check_str_eq(remarks->items[index].name, stfs_str_from(name), "name of a remark");
@@ -196,7 +197,8 @@ static const struct {
 
 START_TEST(outside)
 {
-	struct test_tensor tensor = view(outside_cases[_i].offset, 1, outside_cases[_i].d0, outside_cases[_i].s0, 0, 0);
+	struct test_tensor tensor = view(outside_cases[_i].offset, 1, outside_cases[_i].d0,
+					 outside_cases[_i].s0, 0, 0);
 
 	put_view(&tensor);
 	OPS(&pickle, ".");
@@ -227,7 +229,7 @@ START_TEST(outsized)
 }
 END_TEST
 
-/* A transposed tensor of many megabytes, read in pieces: bytes right, and each part of the file read some few times. */
+/* A transposed tensor of megabytes, in pieces: the bytes are right, and the file is read some few times. */
 static uint64_t bytes_read;
 
 static ssize_t counting_pread(int from, void *buffer, size_t len, off_t offset)

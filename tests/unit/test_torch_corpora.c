@@ -22,6 +22,7 @@
 #include "base/buf.h"
 #include "base/cleanup.h"
 #include "codec/torch.h"
+#include "header_tools.h"
 
 struct tally {
 	unsigned read, refused, tensors;
@@ -247,6 +248,18 @@ static void check_file(const char *folder, const char *file, struct json_object 
 	stfs_torch_close(torch);
 }
 
+/* No file of these folders has more than some megabytes of pickles. */
+#define MEMORY_MAX (256 * 1024) /* KiB */
+
+static void check_memory(struct tally *tally)
+{
+	struct rusage usage;
+
+	ck_assert_int_eq(getrusage(RUSAGE_SELF, &usage), 0);
+	if (!STFS_TEST_SANITIZED && usage.ru_maxrss > MEMORY_MAX)
+		fault(tally, "all", "they take too much memory", "");
+}
+
 static void check_folder(const char *name)
 {
 	struct tally tally = {0};
@@ -264,6 +277,7 @@ static void check_folder(const char *name)
 	json_object_object_foreach(all, file, want)
 		check_file(folder, file, want, all, &tally);
 	json_object_put(all);
+	check_memory(&tally);
 	ck_assert_uint_gt(tally.read + tally.refused, 0);
 	printf("# %s: %u read with %u tensors, %u refused\n", name, tally.read, tally.tensors, tally.refused);
 	ck_assert_msg(tally.faults.len == 0, "%.3000s", stfs_buf_cstr(&tally.faults));
