@@ -101,6 +101,10 @@ def cases():
     yield "protocol-4", legacy(b"\x8c\6torch._\x8c\1x\x93")
     yield "names", legacy(b"}(" + text("a.b") + b"K\1" + text("a") + pairs(b=b"K\2") + b"K\1NG?\xe0\0\0\0\0\0\0\x88" +
                           b"K\1K\2\x86I1\nX\3\0\0\0\xed\xa0\x80L5L\nC\1\xff]u")
+    # What fuzzing found: a text of nothing, a shape of 2^62 bytes, names that a message had to cut.
+    yield "text-of-nothing", legacy(b"V\n")
+    yield "legacy-enormous", legacy(tensor((1 << 30, 1 << 30), (0, 0), tail=b"N"))
+    yield "long-names", b"\x80\2c" + b"\x01" * 50 + "é".encode() * 60 + b"\n" + b"\x01" * 49 + "é".encode() * 60 + b"\n."
     yield "tar", tarred()
     yield "pickle-alone", b"\x80\x02cos\nsystem\n."
 

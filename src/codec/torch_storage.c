@@ -17,7 +17,7 @@
 int stfs_torch_fail(const struct stfs_torch *torch, uint32_t at, struct stfs_err *err,
 		    const char *format, ...)
 {
-	char what[700];
+	char what[900]; /* two quoted names fit, so that none is cut within a character */
 	va_list args;
 
 	va_start(args, format);

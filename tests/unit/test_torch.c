@@ -6,6 +6,7 @@
 
 #include "base/arith.h"
 #include "base/cleanup.h"
+#include "base/utf8.h"
 #include "codec/torch.h"
 
 static struct stfs_buf pickle, bytes;
@@ -555,6 +556,23 @@ START_TEST(refused_global)
 }
 END_TEST
 
+/* Two names of the worst kind: the message holds both and ends on a whole character. */
+START_TEST(refused_global_of_long_names)
+{
+	OPS(&pickle, "c");
+	for (int i = 0; i < 2; i++) {
+		stfs_buf_fill(&pickle, '\1', 49 + (size_t)i);
+		for (int j = 0; j < 60; j++)
+			OPS(&pickle, "\xc3\xa9");
+		OPS(&pickle, "\n");
+	}
+	OPS(&pickle, ".");
+	ck_assert_int_eq(open_zip(), -EBADMSG);
+	ck_assert_uint_eq(stfs_utf8_check(err.message, strlen(err.message)), strlen(err.message));
+	ck_assert_ptr_nonnull(strstr(err.message, "nothing of it was run"));
+}
+END_TEST
+
 START_TEST(storage_of_another_length)
 {
 	struct test_tensor tensor = view(0, 1, 1, 1, 0, 0);
@@ -727,6 +745,7 @@ int main(void)
 	tcase_add_test(all, billion_laughs);
 	tcase_add_test(all, too_deep);
 	tcase_add_test(all, refused_global);
+	tcase_add_test(all, refused_global_of_long_names);
 	tcase_add_loop_test(all, storage_of_another_length, 0, 2);
 	tcase_add_test(all, storage_of_two_types);
 	tcase_add_loop_test(all, crc, 0, 2);
