@@ -60,10 +60,12 @@ static void let_go(struct stfs_fs *fs, struct stfs_handle *handle)
 	}
 	if (handle->node == STFS_NO_NUMBER)
 		return;
-	if (atomic_exchange(&handle->flushed, false))
+	if (atomic_exchange(&handle->flushed, false)) {
 		atomic_fetch_sub(&fs->flushed, 1);
-	if (atomic_exchange(&handle->writing, false))
+		stfs_tree_end_resting(fs->tree, handle->node);
+	} else if (atomic_load(&handle->writing)) {
 		stfs_tree_end_writing(fs->tree, handle->node);
+	}
 	stfs_tree_closed(fs->tree, handle->node);
 }
 
@@ -420,7 +422,8 @@ void stfs_fs_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode
 
 /*
  * Every close(2) of a descriptor, also of a copy that a child process had: that the file is closed only the
- * release says, which comes a little later. Replies: 0; EINVAL (a text that does not parse), ENOMEM.
+ * release says, which comes a little later. A type settles here already, for the next program may be faster
+ * than the release. Replies: 0; EINVAL (a text that does not parse), ENOMEM.
  */
 void stfs_fs_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
@@ -433,8 +436,10 @@ void stfs_fs_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		r = stfs_draft_take(fs, handle->draft);
 		pthread_mutex_unlock(&fs->drafts_lock);
 	}
-	if (atomic_load(&handle->writing) && !atomic_exchange(&handle->flushed, true))
+	if (atomic_load(&handle->writing) && !atomic_exchange(&handle->flushed, true)) {
 		atomic_fetch_add(&fs->flushed, 1);
+		stfs_tree_rest_writing(fs->tree, handle->node);
+	}
 	fuse_reply_err(req, -r);
 }
 

@@ -35,8 +35,10 @@ static inline struct stfs_handle *stfs_handle_of(const struct fuse_file_info *fi
 /* Notes that the handle's file is being written, once. */
 static inline void stfs_handle_writes(struct stfs_fs *fs, struct stfs_handle *handle)
 {
-	if (atomic_exchange(&handle->flushed, false))
+	if (atomic_exchange(&handle->flushed, false)) {
 		atomic_fetch_sub(&fs->flushed, 1);
+		stfs_tree_resume_writing(fs->tree, handle->node);
+	}
 	if (!atomic_exchange(&handle->writing, true))
 		stfs_tree_begin_writing(fs->tree, handle->node);
 }

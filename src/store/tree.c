@@ -195,14 +195,55 @@ void stfs_tree_begin_writing(struct stfs_tree *tree, uint32_t number)
 	stfs_tree_release(tree);
 }
 
-void stfs_tree_end_writing(struct stfs_tree *tree, uint32_t number)
+void stfs_tree_resume_writing(struct stfs_tree *tree, uint32_t number)
+{
+	stfs_tree_hold(tree);
+	stfs_tree_get(tree, number)->resting--;
+	stfs_tree_release(tree);
+}
+
+static bool all_rest(const struct stfs_node *node)
+{
+	return node->writers == node->resting;
+}
+
+static void settle_at_rest(struct stfs_tree *tree, uint32_t number)
 {
 	struct stfs_node *node;
-	bool last;
+
+	stfs_tree_lock(tree);
+	node = stfs_tree_get(tree, number);
+	if (node && all_rest(node))
+		stfs_node_settle(tree, node);
+	stfs_tree_unlock(tree);
+}
+
+void stfs_tree_rest_writing(struct stfs_tree *tree, uint32_t number)
+{
+	struct stfs_node *node;
+	bool may_settle;
 
 	stfs_tree_hold(tree);
 	node = stfs_tree_get(tree, number);
+	node->resting++;
+	may_settle = all_rest(node) && node->type && !node->settled;
+	stfs_tree_release(tree);
+	if (may_settle) /* seldom: nothing else here waits for readers */
+		settle_at_rest(tree, number);
+}
+
+/* The counts are compared when both are right, so that of two that end or rest at once the later one sees it. */
+static void end_writing(struct stfs_tree *tree, uint32_t number, bool rested)
+{
+	struct stfs_node *node;
+	bool last, all;
+
+	stfs_tree_hold(tree);
+	node = stfs_tree_get(tree, number);
+	if (rested)
+		node->resting--;
 	last = atomic_fetch_sub(&node->writers, 1) == 1;
+	all = all_rest(node);
 	if (last) {
 		pthread_mutex_lock(stfs_tree_stripe(tree, number));
 		if (node->content && !node->content->frozen)
@@ -210,15 +251,20 @@ void stfs_tree_end_writing(struct stfs_tree *tree, uint32_t number)
 		pthread_mutex_unlock(stfs_tree_stripe(tree, number));
 	}
 	stfs_tree_release(tree);
-	if (!last)
-		return;
-	stfs_tree_lock(tree);
-	node = stfs_tree_get(tree, number);
-	if (node && node->writers == 0)
-		stfs_node_settle(tree, node);
-	stfs_tree_unlock(tree);
-	/* What was left out because it was open may go in now. */
-	stfs_tree_tell(tree);
+	if (all)
+		settle_at_rest(tree, number);
+	if (last) /* what was left out because it was open may go in now */
+		stfs_tree_tell(tree);
+}
+
+void stfs_tree_end_writing(struct stfs_tree *tree, uint32_t number)
+{
+	end_writing(tree, number, false);
+}
+
+void stfs_tree_end_resting(struct stfs_tree *tree, uint32_t number)
+{
+	end_writing(tree, number, true);
 }
 
 bool stfs_tree_node(struct stfs_tree *tree, uint32_t number, struct stfs_node_view *view)

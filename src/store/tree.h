@@ -146,6 +146,15 @@ void stfs_tree_closed(struct stfs_tree *tree, uint32_t node);
 /* Somebody writes, or is done: commits leave out what is staged of such a node. Without the lock. */
 void stfs_tree_begin_writing(struct stfs_tree *tree, uint32_t node);
 void stfs_tree_end_writing(struct stfs_tree *tree, uint32_t node);
+/*
+ * A writer has closed a descriptor: perhaps the last one, which is known for certain only when it ends, some time
+ * after. A type that fits when all writers rest settles, for whoever comes next may not wait; a commit leaves the
+ * file out still, for a child process closes its copies too.
+ */
+void stfs_tree_rest_writing(struct stfs_tree *tree, uint32_t node);
+/* It writes again; or, in place of stfs_tree_end_writing(), it ends. */
+void stfs_tree_resume_writing(struct stfs_tree *tree, uint32_t node);
+void stfs_tree_end_resting(struct stfs_tree *tree, uint32_t node);
 
 /* ---- Bytes ---- */
 

@@ -260,7 +260,7 @@ int stfs_tree_rename(struct stfs_tree *tree, uint32_t number, uint32_t name, boo
 			remove_node(tree, old);
 		take_name(tree, node);
 		give_name(tree, number, name);
-		if (!node->writers) /* a type that was there before its bytes */
+		if (node->writers == node->resting) /* a type that was there before its bytes */
 			stfs_node_settle(tree, node);
 		changed(tree);
 	}

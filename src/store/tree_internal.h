@@ -44,6 +44,7 @@ struct stfs_node {
 	uint32_t name; /* STFS_NO_NUMBER: scratch, hidden or removed */
 	uint32_t id;   /* the tensor that it is in the model as committed, or STFS_NO_TENSOR */
 	_Atomic uint32_t opens, writers;
+	_Atomic uint32_t resting; /* of the writers: see stfs_tree_rest_writing() */
 	_Atomic uint64_t lookups;
 	struct stfs_content *content; /* owned: the top layer; under the stripe's lock */
 	struct stfs_type *type;       /* owned: other than that of `id`; NULL: the same, or none */
@@ -54,7 +55,7 @@ struct stfs_node {
 	bool used : 1;
 	bool hidden : 1;   /* never had a name */
 	bool absorbed : 1; /* its bytes were taken for a text or an array: nobody finds it by name any more */
-	bool settled : 1;  /* its type fitted once: rows may be added */
+	bool settled : 1;  /* its type fitted once, of a closed file: rows may be added */
 	bool rewritten : 1; /* from its beginning, since it was committed: it may be half a copy */
 	bool detached : 1; /* all its bytes are in the spool: the model need not keep them */
 	bool mode_set : 1;

@@ -21,7 +21,6 @@ class Client:
     def __init__(self, root, number):
         self.root, self.number, self.rng = root, number, random.Random(f"client {number}")
         self.own = {}  # {name: (dtype, bytes)}
-        self.born = {}
         self.made = 0
 
     def path(self, name):
@@ -47,7 +46,7 @@ class Client:
             return self.remove()
         name, dtype = self.fresh(), self.rng.choice(sorted(TYPES))
         data = self.data(dtype)
-        how = self.rng.randrange(3)  # TODO(bug 19): 4; what is renamed to a type does not settle
+        how = self.rng.randrange(4)
         if how == 0:
             np.save(self.path(name) + ".npy", np.frombuffer(data, TYPES[dtype]))
         if how == 1:
@@ -66,15 +65,9 @@ class Client:
             self.type(name, dtype, data)
             os.rename(self.path(f".{name}.tmp"), self.path(name))
         self.own[name] = dtype, data
-        self.born[name] = time.monotonic()
-
-    def any_settled(self):
-        """TODO(bug 23): any; a type settles when the kernel lets go of the file, some time after close(2)."""
-        name = self.any()
-        return name if name and time.monotonic() > self.born.get(name, 0) + 0.5 else None
 
     def overwrite(self):
-        name = self.any_settled()
+        name = self.any()
         if not name:
             return
         dtype, old = self.own[name]
@@ -92,7 +85,7 @@ class Client:
         self.own[name] = dtype, data
 
     def append(self):
-        name = self.any_settled()
+        name = self.any()
         if not name:
             return
         dtype, data = self.own[name]
@@ -108,7 +101,6 @@ class Client:
         new = self.fresh() if self.rng.random() < 0.7 else self.any()
         os.rename(self.path(name), self.path(new))
         self.own[new] = self.own.pop(name)
-        self.born[new] = time.monotonic()
 
     def remove(self):
         name = self.any()

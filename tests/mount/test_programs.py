@@ -231,6 +231,41 @@ def test_a_file_managers_copy(edited, stfs):
     assert official()["copy"] == official()["a"]
 
 
+def test_a_child_process_that_ends_has_not_closed_the_file(edited, stfs):
+    """It closes its copies of the descriptors: what is half written stays out of the model, though whole rows are there."""
+    made, official = edited
+    before = official()
+    with open(made.path / "a", "wb", buffering=0) as file:
+        file.write(bytes(48))
+        run("true", pass_fds=[file.fileno()])
+        stfs("sync", made.path)
+        assert official() == before
+        file.write(bytes(48))
+    stfs("sync", made.path)
+    assert official()["a"] == ("F32", [4, 6], bytes(96))
+
+
+def test_rows_are_added_as_soon_as_a_file_is_closed(edited, stfs):
+    """Its release comes some time after close(2), here not at all: whoever comes next need not wait for it."""
+    made, official = edited
+    (made.path / "x.json").write_text('{"dtype":"F32","shape":[4,2]}')
+    with open(made.path / "x", "wb", buffering=0) as file:
+        file.write(bytes(24))
+        os.close(os.dup(file.fileno()))  # not all rows of the type: it waits for them
+        assert sidecar(made.path / "x.json")["shape"] == [4, 2] and not (made.path / "x.npy").exists()
+        file.write(bytes(8))
+        os.close(os.dup(file.fileno()))
+        (made.path / "x").write_bytes(b"12345678" * 3)
+        assert sidecar(made.path / "x.json")["shape"] == [3, 2]
+        with open(made.path / "x", "ab") as rows:
+            rows.write(b"abcdefgh")
+        assert sidecar(made.path / "x.json")["shape"] == [4, 2]
+        with open(made.path / "x", "ab") as rows:
+            rows.write(b"abcdefgh")
+    stfs("sync", made.path)
+    assert official()["x"] == ("F32", [5, 2], b"12345678" * 3 + b"abcdefgh" * 2)
+
+
 @pytest.mark.parametrize("options", [[], ["--keep-size"], ["--zero-range"], ["--zero-range", "--keep-size"]])
 def test_room_that_is_not_there_is_not_promised(edited, tmp_path, options):
     """As rsync --preallocate asks: for a new file, and behind the end of a tensor."""

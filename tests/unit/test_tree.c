@@ -461,6 +461,88 @@ START_TEST(who_wants_the_name_of_one_that_turns_out_to_wait_waits_too)
 }
 END_TEST
 
+static void expect_rows(const char *stem, uint64_t rows)
+{
+	uint32_t name = name_of(stem);
+	struct stfs_typing_view view;
+
+	stfs_tree_hold(tree);
+	ck_assert(stfs_tree_typing(tree, name, &view));
+	stfs_tree_release(tree);
+	if (!rows)
+		ck_assert_int_eq(view.fit, STFS_FIT_NOT);
+	else if (view.fit == STFS_FIT_EXACT)
+		ck_assert_uint_eq(view.bytes, 4 * rows);
+	else
+		ck_assert(view.fit == STFS_FIT_ROWS && view.first == rows);
+}
+
+/* close(2) is followed by the release some time later: who comes in between finds the type settled. */
+START_TEST(a_type_settles_when_all_writers_rest)
+{
+	uint32_t x;
+
+	make_small();
+	open_as(STFS_TREE_RW);
+	declare("x", STFS_F32, 10, 40);
+	x = create("x", 1, 36);
+	open_node(x);
+	stfs_tree_begin_writing(tree, x);
+	stfs_tree_rest_writing(tree, x); /* a child process ended: the bytes are not all there */
+	expect_rows("x", 0);
+	stfs_tree_resume_writing(tree, x);
+	write_node(x, 1, 40, 0);
+	stfs_tree_begin_writing(tree, x); /* another one: it goes on */
+	stfs_tree_rest_writing(tree, x);
+	ck_assert_int_eq(stfs_tree_resize(tree, x, 44, false), 0);
+	expect_rows("x", 0);
+	ck_assert_int_eq(stfs_tree_resize(tree, x, 40, false), 0);
+	stfs_tree_rest_writing(tree, x);
+	ck_assert_int_eq(stfs_tree_resize(tree, x, 44, false), 0);
+	expect_rows("x", 11);
+	/* Both may be going on all the same. */
+	ck_assert_int_eq(try_commit(true, false), 0);
+	ck_assert_str_eq(on_disk(), SMALL);
+	stfs_tree_end_resting(tree, x);
+	stfs_tree_resume_writing(tree, x);
+	ck_assert_int_eq(try_commit(true, false), 0);
+	ck_assert_str_eq(on_disk(), SMALL);
+	stfs_tree_end_writing(tree, x);
+	stfs_tree_closed(tree, x);
+	write_node(x, 1, 44, 0);
+	commit();
+	ck_assert_str_eq(on_disk(), SMALL " x:F32[11]1");
+}
+END_TEST
+
+/* It ends while another rests: nobody writes then either. */
+START_TEST(a_type_settles_when_the_last_that_does_not_rest_ends)
+{
+	uint32_t x, y;
+
+	make_small();
+	open_as(STFS_TREE_RW);
+	declare("x", STFS_F32, 10, 40);
+	x = create("x", 1, 40);
+	stfs_tree_begin_writing(tree, x);
+	stfs_tree_begin_writing(tree, x);
+	stfs_tree_rest_writing(tree, x);
+	stfs_tree_end_writing(tree, x);
+	ck_assert_int_eq(stfs_tree_resize(tree, x, 20, false), 0);
+	expect_rows("x", 5);
+	stfs_tree_end_resting(tree, x);
+	/* A type that the name had before the bytes. */
+	declare("z", STFS_F32, 10, 40);
+	y = create("y", 1, 40);
+	stfs_tree_begin_writing(tree, y);
+	stfs_tree_rest_writing(tree, y);
+	move("y", "z");
+	ck_assert_int_eq(stfs_tree_resize(tree, y, 20, false), 0);
+	expect_rows("z", 5);
+	stfs_tree_end_resting(tree, y);
+}
+END_TEST
+
 START_TEST(where_nothing_changed_nothing_is_looked_for)
 {
 	make_small();
@@ -487,6 +569,7 @@ int main(void)
 		layers_lie_upon_layers_of_commits_that_failed, what_is_removed_keeps_its_bytes_while_it_is_open,
 		who_wants_the_name_of_one_that_waits_waits_too,
 		who_wants_the_name_of_one_that_turns_out_to_wait_waits_too,
+		a_type_settles_when_all_writers_rest, a_type_settles_when_the_last_that_does_not_rest_ends,
 		where_nothing_changed_nothing_is_looked_for,
 	};
 	Suite *suite = suite_create("tree");
