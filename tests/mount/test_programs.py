@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Programs that people edit with: editors, NumPy, rsync, a file manager, sed, tar. Their own ways of saving are what is
 tested: temporary names, renames, backups, mappings."""
+import errno
 import hashlib
 import io
 import json
@@ -82,6 +83,30 @@ def test_a_mapping_of_the_raw_bytes_shows_in_the_npy(edited):
     raw[3, 3] = before + 1
     raw.flush()
     assert float(seen[3, 3]) == before + 1
+
+
+@pytest.mark.parametrize("how", ["renamed", "removed", "removed as .npy", "replaced as .npy"])
+def test_an_open_file_is_read_on_when_its_name_goes(edited, how):
+    """x.npy and x.json belong to the name, and x to the tensor: fstat of what goes by another may be refused, no more."""
+    made, _ = edited
+    files = {"removed as .npy": ["a", "a.npy"], "replaced as .npy": ["a"]}.get(how, ["a", "a.npy", "a.json"])
+    found = {file: (made.path / file).read_bytes() for file in files}
+    fds = {file: os.open(made.path / file, os.O_RDONLY) for file in files}
+    if how == "renamed":
+        (made.path / "a").rename(made.path / "b")
+    elif how == "replaced as .npy":
+        (made.path / "big.npy").rename(made.path / "a.npy")
+    else:
+        (made.path / ("a.npy" if "as" in how else "a")).unlink()
+    for file, fd in fds.items():
+        for _ in range(2):
+            assert os.pread(fd, 1 << 20, 0) == found[file], file
+            assert os.lseek(fd, 0, os.SEEK_END) == len(found[file]), file
+            try:
+                assert os.fstat(fd).st_size == len(found[file])
+            except OSError as error:
+                assert error.errno == errno.ESTALE and not (how == "renamed" and file == "a"), file
+        os.close(fd)
 
 
 def test_a_type_that_numpy_lacks_is_kept(edited, stfs):

@@ -58,7 +58,7 @@ class Node:
         self.opens = set()
         self.names = set()            # since the last commit that is known to have taken it
         self.rewritten = False        # from the beginning, since it was committed
-        self.ended = False            # removed by way of its .npy: descriptors of the raw file have no attributes
+        self.ended = False            # removed by way of its .npy: fstat of the raw file may be refused
         self.kept = False             # removed but open: all bytes are in the spool
         self.bare = False             # somebody has removed its .json: its type goes with it
 
