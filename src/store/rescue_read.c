@@ -491,8 +491,10 @@ int stfs_edit_take_up(struct stfs_edit *edit, struct stfs_err *err)
 				    "model is another one than they were made to, put that back, or move the file "
 				    "away to give them up", edit->path, kept->name,
 				    why.code ? behind_path(edit, &why) : strerror(-r));
-	/* Durable before the commit: a crash between that and the removal of the file must not have the edits
-	 * made twice. Not before they could be staged: that nothing came of it leaves them for another model. */
+	/*
+	 * Durable before the commit: a crash between that and the removal of the file must not have the
+	 * edits made twice. But not before they are staged: if they cannot be, they wait for their model.
+	 */
 	if (!noted)
 		r = stfs_io_write(kept->fd, digits, 16, STFS_LENGTH_WORD + at);
 	if (r == 0 && !noted)
