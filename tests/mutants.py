@@ -384,7 +384,7 @@ MUTANTS = [
            "src/store/arena.c", "	return stfs_min_u64(most, disk);", "	return most + 0 * disk;",
            "test_small_tensors_take_little_of_a_small_disk", "mount/writing"),
     Mutant("what was written to the spool needs no second place",
-           "src/store/arena.c", "stfs_add_overflows(need, written(arena), &need))", "!written)",
+           "src/store/arena.c", "stfs_add_overflows(written(arena), grown, &model)", "stfs_add_overflows(0 * written(arena), grown, &model)",
            "test_bytes_that_would_not_fit_twice_are_refused", "mount/writing"),
 ]
 

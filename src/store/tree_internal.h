@@ -152,12 +152,12 @@ static inline bool stfs_node_linked(const struct stfs_node *node)
 
 /* The used node of that number, or NULL. */
 struct stfs_node *stfs_tree_get(struct stfs_tree *tree, uint32_t number);
+/* Frees what a node owns. */
+void stfs_node_free(struct stfs_node *node);
 /* With the lock held exclusively. STFS_NO_NUMBER for want of memory. */
 uint32_t stfs_tree_new_node(struct stfs_tree *tree);
 /* Frees a node that nobody knows, that has no name and nothing in the model. The lock is held exclusively. */
 void stfs_tree_sweep(struct stfs_tree *tree, uint32_t number);
-/* Tensors as the model has them, each with its node. 0 or -ENOMEM. */
-int stfs_tree_bind(struct stfs_tree *tree, const struct stfs_model *model);
 void stfs_tree_lock(struct stfs_tree *tree);
 void stfs_tree_unlock(struct stfs_tree *tree);
 /* Says that something was staged. Without any lock. */
@@ -166,6 +166,11 @@ void stfs_tree_tell(struct stfs_tree *tree);
 int stfs_tree_may_change(const struct stfs_tree *tree);
 /* The same of what waits for a commit; -EACCES when the model's folder cannot be written. */
 int stfs_tree_may_stage(const struct stfs_tree *tree);
+
+/* ---- tree_open.c ---- */
+
+/* Tensors as the model has them, each with its node. 0 or -ENOMEM. */
+int stfs_tree_bind(struct stfs_tree *tree, const struct stfs_model *model);
 
 /* ---- tree_metadata.c ---- */
 

@@ -85,7 +85,11 @@ class Walk:
     # --- what is there ---
 
     def files(self):
-        return sorted(self.model.glob("*.safetensors")) if self.model.is_dir() else [self.model]
+        """Not a shard that has lost its last tensor, which the index no longer names."""
+        if not self.model.is_dir():
+            return [self.model]
+        index = json.loads((self.model / "model.safetensors.index.json").read_text())
+        return sorted({self.model / name for name in index["weight_map"].values()})
 
     def official(self):
         """The model as the official loader has it."""
@@ -261,7 +265,7 @@ class Walk:
     # --- choosing ---
 
     def pick(self, rng, scratch=False):
-        # TODO(bug 13): "keep" as any other; without it shards may come to have no tensor at all
+        # But "keep": a sharded model does not let its last tensor go (test_cli_sync.py).
         files = [file_name(n) for n in self.oracle.tensors if n != "keep"] + (list(self.oracle.scratch) if scratch else [])
         return rng.choice(sorted(files)) if files else None
 
@@ -808,8 +812,6 @@ class Walk:
         """Sizes of values."""
         metadata = {f"key{i}": "x" * size for i, size in enumerate(sizes or ())}
         path = self.path("__metadata__.json")
-        if self.model.is_dir():
-            return ()  # TODO(bug 10): shards without tensors keep what they have
         if how == "remove":
             if not self.oracle.metadata:
                 return ()
