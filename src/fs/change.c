@@ -45,6 +45,14 @@ static bool drop_draft(struct stfs_fs *fs, fuse_ino_t ino)
 	return draft != NULL;
 }
 
+/* Its number stays its own, though it may lose its name, until it is forgotten again. */
+static void know_node(struct stfs_fs *fs, uint32_t node)
+{
+	stfs_tree_hold(fs->tree);
+	stfs_tree_know_node(fs->tree, node);
+	stfs_tree_release(fs->tree);
+}
+
 /* ---- unlink ---- */
 
 /*
@@ -82,14 +90,19 @@ static void leave_raw_name(struct stfs_fs *fs, uint32_t node)
 static int remove_npy(struct stfs_fs *fs, const struct stfs_target *target)
 {
 	bool draft;
+	int r;
 
 	if (target->name == STFS_NO_NUMBER)
 		return -ENOENT;
 	draft = drop_draft(fs, stfs_fs_ino(target->name, STFS_FORM_NPY));
 	if (target->node == STFS_NO_NUMBER)
 		return draft ? 0 : -ENOENT;
-	leave_raw_name(fs, target->node);
-	return stfs_tree_remove(fs->tree, target->name);
+	know_node(fs, target->node);
+	r = stfs_tree_remove(fs->tree, target->name);
+	if (r == 0)
+		leave_raw_name(fs, target->node);
+	stfs_tree_forget_node(fs->tree, target->node, 1);
+	return r;
 }
 
 static int remove_metadata(struct stfs_fs *fs)
@@ -167,9 +180,15 @@ static int read_text(struct stfs_fs *fs, uint32_t node, const struct stfs_node_v
 /* The source has done its duty. */
 static int remove_source(struct stfs_fs *fs, const struct stfs_target *from)
 {
-	stfs_tree_absorb(fs->tree, from->node);
-	return from->kind == STFS_FILE_SCRATCH ? stfs_tree_remove_scratch(fs->tree, from->file)
-					       : stfs_tree_remove(fs->tree, from->name);
+	int r;
+
+	know_node(fs, from->node);
+	r = from->kind == STFS_FILE_SCRATCH ? stfs_tree_remove_scratch(fs->tree, from->file)
+					    : stfs_tree_remove(fs->tree, from->name);
+	if (r == 0)
+		stfs_tree_absorb(fs->tree, from->node);
+	stfs_tree_forget_node(fs->tree, from->node, 1);
+	return r;
 }
 
 /* mv .x.json.tmp x.json, as editors and rsync save. */
