@@ -265,26 +265,12 @@ static int rename_to_npy(struct stfs_fs *fs, const struct stfs_target *from, con
 	return r;
 }
 
-static bool is_open(struct stfs_fs *fs, uint32_t node)
-{
-	struct stfs_node_view view = {0};
-
-	stfs_tree_hold(fs->tree);
-	stfs_tree_node(fs->tree, node, &view);
-	stfs_tree_release(fs->tree);
-	return view.opens > 0;
-}
-
+/* mv x y */
 static int rename_to_tensor(struct stfs_fs *fs, const struct stfs_target *from, const struct stfs_target *to,
 			    bool keep)
 {
 	uint32_t name;
-	int r;
-
-	/* It could not be told from the entry of its raw name, by which it is open. mv then copies. */
-	if (from->kind == STFS_FILE_NPY && is_open(fs, from->node))
-		return -EXDEV;
-	r = stfs_tree_make_name(fs->tree, to->stem, &name);
+	int r = stfs_tree_make_name(fs->tree, to->stem, &name);
 
 	if (r < 0)
 		return r;
@@ -295,12 +281,59 @@ static int rename_to_tensor(struct stfs_fs *fs, const struct stfs_target *from, 
 		if (from->name != STFS_NO_NUMBER)
 			stfs_notify_pages(fs->notify, stfs_fs_ino(from->name, STFS_FORM_NPY));
 		stfs_notify_attributes(fs->notify, stfs_fs_ino(from->node, STFS_FORM_RAW));
-		/* The kernel's entries of the raw names lead nowhere from now on. */
-		if (from->kind == STFS_FILE_NPY)
-			(void)stfs_tree_renumber(fs->tree, from->node);
-		if (to->kind == STFS_FILE_NPY && to->node != from->node)
-			leave_raw_name(fs, to->node);
 	}
+	return r;
+}
+
+/*
+ * The kernel's entries of the name's .json and .npy lead nowhere from now on: it looks them up again. -EXDEV while somebody
+ * writes one of them, by an inode that is to stay what it is.
+ */
+static int retire_name(struct stfs_fs *fs, uint32_t name)
+{
+	const struct stfs_draft *draft;
+	int r;
+
+	if (name == STFS_NO_NUMBER)
+		return 0;
+	pthread_mutex_lock(&fs->drafts_lock);
+	draft = fs->drafts;
+	while (draft && draft->name != name)
+		draft = draft->next;
+	r = draft ? -EXDEV : stfs_tree_retire_name(fs->tree, name);
+	pthread_mutex_unlock(&fs->drafts_lock);
+	return r;
+}
+
+/*
+ * mv x.npy y.npy. What the kernel has of the files of both names would lead astray then: x and y to what they were, and
+ * y.npy, which is its entry of x.npy under another name, to the next x.npy. So all get other numbers, which costs nothing
+ * when it fails. -EXDEV while the bytes of x are open, or a file of either is being written: mv then copies.
+ */
+static int rename_npy(struct stfs_fs *fs, const struct stfs_target *from, const struct stfs_target *to, bool keep)
+{
+	uint32_t name, node = from->node;
+	int r;
+
+	if (to->node == from->node)
+		return 0;
+	r = stfs_tree_renumber(fs->tree, &node);
+	if (r < 0)
+		return r == -EBUSY ? -EXDEV : r;
+	stfs_notify_attributes(fs->notify, stfs_fs_ino(from->node, STFS_FORM_RAW));
+	r = retire_name(fs, from->name);
+	if (r == 0)
+		r = retire_name(fs, to->name);
+	if (r == 0)
+		r = stfs_tree_make_name(fs->tree, to->stem, &name);
+	if (r < 0)
+		return r;
+	know_node(fs, to->node);
+	r = stfs_tree_rename(fs->tree, node, name, keep);
+	stfs_tree_forget_name(fs->tree, name, 1);
+	if (r == 0)
+		leave_raw_name(fs, to->node);
+	stfs_tree_forget_node(fs->tree, to->node, 1);
 	return r;
 }
 
@@ -346,13 +379,12 @@ static int rename_target(struct stfs_fs *fs, const struct stfs_target *from, con
 		return to->kind == STFS_FILE_SCRATCH ? back_up(fs, from, to, keep) : -EXDEV;
 	if (from->node == STFS_NO_NUMBER)
 		return -ENOENT;
+	if (from->kind == STFS_FILE_NPY) /* to any other kind its header would be lost: mv copies it */
+		return to->kind == STFS_FILE_NPY ? rename_npy(fs, from, to, keep) : -EXDEV;
 	switch (to->kind) {
 	case STFS_FILE_SIDECAR:
-	case STFS_FILE_METADATA: return from->kind == STFS_FILE_NPY ? -EXDEV : rename_to_text(fs, from, to);
-	case STFS_FILE_NPY:
-		if (from->kind != STFS_FILE_NPY)
-			return keep && exists ? -EEXIST : rename_to_npy(fs, from, to);
-		return rename_to_tensor(fs, from, to, keep);
+	case STFS_FILE_METADATA: return rename_to_text(fs, from, to);
+	case STFS_FILE_NPY: return keep && exists ? -EEXIST : rename_to_npy(fs, from, to);
 	case STFS_FILE_TENSOR: return rename_to_tensor(fs, from, to, keep);
 	case STFS_FILE_SCRATCH: return stfs_tree_rename_scratch(fs->tree, from->node, to->file, keep);
 	case STFS_FILE_STATUS: break;
@@ -361,8 +393,8 @@ static int rename_target(struct stfs_fs *fs, const struct stfs_target *from, con
 }
 
 /*
- * Replies: 0; ENOENT, EEXIST (RENAME_NOREPLACE), EROFS, EPERM (.stfs), EXDEV (a sidecar to another name: mv
- * then copies it), EINVAL (RENAME_EXCHANGE; a text that does not parse; a name that is none), EFBIG,
+ * Replies: 0; ENOENT, EEXIST (RENAME_NOREPLACE), EROFS, EPERM (.stfs), EXDEV (a sidecar to another name, a .npy to
+ * what is none: mv then copies it), EINVAL (RENAME_EXCHANGE; a text that does not parse; a name that is none), EFBIG,
  * ENOSPC, EIO, ENOMEM.
  */
 void stfs_fs_op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,

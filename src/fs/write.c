@@ -202,23 +202,33 @@ static int set_attributes(struct stfs_fs *fs, fuse_ino_t ino, const struct stat 
 	return r; /* owners are those of the model: chown(2) succeeds and changes nothing */
 }
 
+static int stat_now(struct stfs_fs *fs, fuse_ino_t ino, const struct fuse_file_info *fi, struct stat *st, double *timeout)
+{
+	int r;
+
+	pthread_mutex_lock(&fs->drafts_lock);
+	stfs_tree_hold(fs->tree);
+	r = stfs_fs_stat(fs, ino, st, timeout);
+	if (r == -ESTALE && fi)
+		r = stfs_fs_stat_open(fs, stfs_handle_of(fi), st);
+	stfs_tree_release(fs->tree);
+	pthread_mutex_unlock(&fs->drafts_lock);
+	return r;
+}
+
 /* Replies: attr; EINVAL, EFBIG, EISDIR, EROFS, ENOSPC, ESTALE, ENOMEM. */
 void stfs_fs_op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int which, struct fuse_file_info *fi)
 {
 	struct stfs_fs *fs = fuse_req_userdata(req);
 	struct stat now;
 	double timeout;
-	int r = set_attributes(fs, ino, st, which, fi);
+	/* By a name that is another's: the kernel looks it up again, and what it was stays as it is. */
+	int r = fi ? 0 : stat_now(fs, ino, NULL, &now, &timeout);
 
-	if (r == 0) {
-		pthread_mutex_lock(&fs->drafts_lock);
-		stfs_tree_hold(fs->tree);
-		r = stfs_fs_stat(fs, ino, &now, &timeout);
-		if (r == -ESTALE && fi)
-			r = stfs_fs_stat_open(fs, stfs_handle_of(fi), &now);
-		stfs_tree_release(fs->tree);
-		pthread_mutex_unlock(&fs->drafts_lock);
-	}
+	if (r == 0)
+		r = set_attributes(fs, ino, st, which, fi);
+	if (r == 0)
+		r = stat_now(fs, ino, fi, &now, &timeout);
 	if (r < 0)
 		fuse_reply_err(req, -r);
 	else
