@@ -337,7 +337,10 @@ static int rename_npy(struct stfs_fs *fs, const struct stfs_target *from, const 
 	return r;
 }
 
-/* mv x.json x.json~, as editors make backups: a copy; the sidecar stays with its tensor. */
+/*
+ * mv x.json x.json~, as editors make backups: a copy; the sidecar stays with its tensor. The kernel's entry of the backup
+ * is that of the text, until it looks for it again.
+ */
 static int back_up(struct stfs_fs *fs, const struct stfs_target *from, const struct stfs_target *to, bool keep)
 {
 	STFS_AUTO_BUF struct stfs_buf text = STFS_BUF_INIT;
@@ -356,6 +359,8 @@ static int back_up(struct stfs_fs *fs, const struct stfs_target *from, const str
 		r = stfs_fs_sidecar(&typing, &text);
 	}
 	stfs_tree_release(fs->tree);
+	if (r == 0)
+		r = retire_name(fs, from->name);
 	if (r == 0 && to->node != STFS_NO_NUMBER)
 		r = keep ? -EEXIST : stfs_tree_remove_scratch(fs->tree, to->file);
 	if (r == 0)

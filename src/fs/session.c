@@ -47,6 +47,7 @@ static int find_entry(struct stfs_fs *fs, const char *name, struct fuse_entry_pa
 		stfs_fs_know(fs, entry->ino);
 	stfs_tree_release(fs->tree);
 	pthread_mutex_unlock(&fs->drafts_lock);
+	entry->entry_timeout = stfs_fs_entry_timeout(fs, entry->ino);
 	return r == -ESTALE ? -ENOENT : r;
 }
 
@@ -58,7 +59,7 @@ static int find_entry(struct stfs_fs *fs, const char *name, struct fuse_entry_pa
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct stfs_fs *fs = fuse_req_userdata(req);
-	struct fuse_entry_param entry = {.entry_timeout = STFS_FOREVER};
+	struct fuse_entry_param entry = {0};
 	struct stfs_str file = stfs_str_from(name);
 	int r = parent == STFS_INO_ROOT ? find_entry(fs, name, &entry) : -ENOTDIR;
 

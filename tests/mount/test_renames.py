@@ -15,7 +15,7 @@ import models
 import writing
 from conftest import NIGHTLY
 from test_writing import told
-from walk import NAMES, SCRATCH, Walk, refused
+from walk import NAMES, SCRATCH, Walk, refused, same
 from writing import file_name
 
 STEPS = 3000 if NIGHTLY else 250
@@ -39,7 +39,7 @@ class Renames(Walk):
                     self.read(file_name(name) + form)
 
     def draw(self, rng):
-        kinds = [(8, "rename"), (8, "rename_npy"), (8, "rename_elsewhere"), (4, "to_scratch"),
+        kinds = [(8, "rename"), (8, "rename_npy"), (8, "rename_elsewhere"), (3, "backup"), (4, "to_scratch"),
                  (4, "from_scratch"), (3, "save_npy_rename"), (2, "type_rename"), (4, "save_npy"), (3, "create"),
                  (4, "pwrite"), (4, "pwrite_npy"), (4, "map_npy"), (3, "unlink"), (1, "unlink_npy"), (1, "unlink_sidecar"),
                  (2, "type"), (1, "sync")]
@@ -101,6 +101,28 @@ class Renames(Walk):
         with refused(errno.EXDEV):
             os.rename(self.path(source), self.path(target))
         return [stem]
+
+    def draw_backup(self, rng):
+        names = [n for n, node in self.oracle.tensors.items() if node.typing()[0] != "none"]
+        return (rng.choice([*sorted(names), None]), rng.choice(SCRATCH)) if names else None
+
+    def do_backup(self, name, scratch):
+        """mv x.json x.json~: a copy. None: of the metadata."""
+        if name is None and not self.oracle.metadata or name is not None and name not in self.oracle.tensors:
+            return ()
+        file = "__metadata__.json" if name is None else file_name(name) + ".json"
+        text = self.read(file)
+        os.rename(self.path(file), self.path(scratch))
+        old = self.oracle.scratch.get(scratch)
+        if old:
+            self.oracle.replace(old)
+        node = self.oracle.create(scratch, None)
+        self.oracle.write(node, text, 0)
+        # What becomes of the one is nothing to the other.
+        if name is None:
+            self.do_metadata([self.seed(None) % 50 + 1], "write")
+        same(self.read(scratch), text, scratch)
+        return [scratch]
 
 
 @pytest.mark.parametrize("way", ["rw", "rw,view=npy", "rw,view=both,autosync=0.05,autosync_max=0.1", "rw,cache=always"])
@@ -209,3 +231,16 @@ def test_a_file_that_is_being_written_keeps_its_name(edited, stfs, file):
         assert caught.value.errno == errno.EXDEV
     stfs("sync", made.path)
     assert official() == {"x": ARRAY.tobytes(), "y": bytes(96)}
+
+
+def test_a_backup_of_a_sidecar_is_a_copy(edited, stfs):
+    """The kernel's entry of x.json is that of the backup then."""
+    made, official = edited
+    text = (made.path / "x.json").read_bytes()
+    os.rename(made.path / "x.json", made.path / "x.json~")
+    (made.path / "x.json").write_bytes(writing.sidecar("U8", [96]))
+    assert (made.path / "x.json~").read_bytes() == text
+    (made.path / "x.json~").write_bytes(b"anything")
+    assert json.loads((made.path / "x.json").read_bytes())["dtype"] == "U8"
+    stfs("sync", made.path)
+    assert models.official_tensors(made.model)["x"][:2] == ("U8", [96])
