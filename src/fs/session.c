@@ -313,8 +313,9 @@ int stfs_session_serve(struct stfs_fs *fs, struct fuse_session *session)
 	}
 	if (r == 0)
 		r = fs->options->single_thread ? fuse_session_loop(session) : serve_threaded(session);
-	last = finish(fs);
+	/* It looks at the model, which the end of a commit that got stuck replaces. */
 	stfs_watch_stop(&watch);
+	last = finish(fs);
 	stfs_notify_stop(fs->notify);
 	fs->notify = NULL;
 	fuse_session_unmount(session);
