@@ -244,3 +244,12 @@ def test_a_backup_of_a_sidecar_is_a_copy(edited, stfs):
     assert json.loads((made.path / "x.json").read_bytes())["dtype"] == "U8"
     stfs("sync", made.path)
     assert models.official_tensors(made.model)["x"][:2] == ("U8", [96])
+
+
+def test_why_a_tensor_that_became_scratch_stays_in_the_model(edited, stfs):
+    made, official = edited
+    os.rename(made.path / "x", made.path / "x~")
+    item, = json.loads((made.path / ".stfs").read_text())["pending"]["items"]
+    assert item["name"] == "x" and item["change"] == "removed" and "scratch file" in item["waits"]
+    stfs("sync", made.path)
+    assert sorted(official()) == ["y"] and (made.path / "x~").read_bytes() == ARRAY.tobytes()
