@@ -238,7 +238,7 @@ int stfs_draft_take_npy(struct stfs_fs *fs, uint32_t name, uint32_t *node, struc
 		r = stfs_tree_adopt(fs->tree, name, node, skip, &wanted);
 	if (r == 0) {
 		hand_over(fs, hidden, *node);
-		stfs_fs_changed_npy(fs, name, *node);
+		stfs_fs_changed_npy(fs, *node);
 	}
 	stfs_npy_free(&npy);
 	return refuse(fs, name, STFS_FORM_NPY, r, &err);
