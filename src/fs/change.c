@@ -53,6 +53,35 @@ static void know_node(struct stfs_fs *fs, uint32_t node)
 	stfs_tree_release(fs->tree);
 }
 
+/*
+ * The kernel's entries of the name's .json and .npy lead nowhere from now on: it looks them up again. -EXDEV while somebody
+ * writes one of them, by an inode that is to stay what it is.
+ */
+static int retire_name(struct stfs_fs *fs, uint32_t name)
+{
+	const struct stfs_draft *draft;
+	int r;
+
+	if (name == STFS_NO_NUMBER)
+		return 0;
+	pthread_mutex_lock(&fs->drafts_lock);
+	draft = fs->drafts;
+	while (draft && draft->name != name)
+		draft = draft->next;
+	r = draft ? -EXDEV : stfs_tree_retire_name(fs->tree, name);
+	pthread_mutex_unlock(&fs->drafts_lock);
+	return r;
+}
+
+/*
+ * The name's tensor is another from now on, or none: who has its .npy open, or mapped, keeps what it was. Not while
+ * somebody writes it.
+ */
+static void leave_npy(struct stfs_fs *fs, uint32_t name)
+{
+	(void)retire_name(fs, name);
+}
+
 /* ---- unlink ---- */
 
 /*
@@ -99,9 +128,20 @@ static int remove_npy(struct stfs_fs *fs, const struct stfs_target *target)
 		return draft ? 0 : -ENOENT;
 	know_node(fs, target->node);
 	r = stfs_tree_remove(fs->tree, target->name);
-	if (r == 0)
+	if (r == 0) {
 		leave_raw_name(fs, target->node);
+		leave_npy(fs, target->name);
+	}
 	stfs_tree_forget_node(fs->tree, target->node, 1);
+	return r;
+}
+
+static int remove_tensor(struct stfs_fs *fs, const struct stfs_target *target)
+{
+	int r = target->name == STFS_NO_NUMBER ? -ENOENT : stfs_tree_remove(fs->tree, target->name);
+
+	if (r == 0)
+		leave_npy(fs, target->name);
 	return r;
 }
 
@@ -123,8 +163,7 @@ static int remove_metadata(struct stfs_fs *fs)
 static int remove_target(struct stfs_fs *fs, const struct stfs_target *target)
 {
 	switch (target->kind) {
-	case STFS_FILE_TENSOR:
-		return target->name == STFS_NO_NUMBER ? -ENOENT : stfs_tree_remove(fs->tree, target->name);
+	case STFS_FILE_TENSOR: return remove_tensor(fs, target);
 	case STFS_FILE_SCRATCH: return stfs_tree_remove_scratch(fs->tree, target->file);
 	case STFS_FILE_SIDECAR: return remove_sidecar(fs, target);
 	case STFS_FILE_NPY: return remove_npy(fs, target);
@@ -270,38 +309,21 @@ static int rename_to_tensor(struct stfs_fs *fs, const struct stfs_target *from, 
 			    bool keep)
 {
 	uint32_t name;
-	int r = stfs_tree_make_name(fs->tree, to->stem, &name);
+	int r;
 
+	leave_npy(fs, from->name);
+	leave_npy(fs, to->name);
+	r = stfs_tree_make_name(fs->tree, to->stem, &name);
 	if (r < 0)
 		return r;
 	r = stfs_tree_rename(fs->tree, from->node, name, keep);
 	stfs_tree_forget_name(fs->tree, name, 1);
-	if (r == 0) { /* each name's .npy is another file now */
+	if (r == 0) { /* what of them was not left, because somebody writes it, is another file now */
 		stfs_notify_pages(fs->notify, stfs_fs_ino(name, STFS_FORM_NPY));
 		if (from->name != STFS_NO_NUMBER)
 			stfs_notify_pages(fs->notify, stfs_fs_ino(from->name, STFS_FORM_NPY));
 		stfs_notify_attributes(fs->notify, stfs_fs_ino(from->node, STFS_FORM_RAW));
 	}
-	return r;
-}
-
-/*
- * The kernel's entries of the name's .json and .npy lead nowhere from now on: it looks them up again. -EXDEV while somebody
- * writes one of them, by an inode that is to stay what it is.
- */
-static int retire_name(struct stfs_fs *fs, uint32_t name)
-{
-	const struct stfs_draft *draft;
-	int r;
-
-	if (name == STFS_NO_NUMBER)
-		return 0;
-	pthread_mutex_lock(&fs->drafts_lock);
-	draft = fs->drafts;
-	while (draft && draft->name != name)
-		draft = draft->next;
-	r = draft ? -EXDEV : stfs_tree_retire_name(fs->tree, name);
-	pthread_mutex_unlock(&fs->drafts_lock);
 	return r;
 }
 
@@ -334,6 +356,16 @@ static int rename_npy(struct stfs_fs *fs, const struct stfs_target *from, const 
 	if (r == 0)
 		leave_raw_name(fs, to->node);
 	stfs_tree_forget_node(fs->tree, to->node, 1);
+	return r;
+}
+
+/* mv x x~ */
+static int rename_to_scratch(struct stfs_fs *fs, const struct stfs_target *from, const struct stfs_target *to, bool keep)
+{
+	int r = stfs_tree_rename_scratch(fs->tree, from->node, to->file, keep);
+
+	if (r == 0)
+		leave_npy(fs, from->name);
 	return r;
 }
 
@@ -391,7 +423,7 @@ static int rename_target(struct stfs_fs *fs, const struct stfs_target *from, con
 	case STFS_FILE_METADATA: return rename_to_text(fs, from, to);
 	case STFS_FILE_NPY: return keep && exists ? -EEXIST : rename_to_npy(fs, from, to);
 	case STFS_FILE_TENSOR: return rename_to_tensor(fs, from, to, keep);
-	case STFS_FILE_SCRATCH: return stfs_tree_rename_scratch(fs->tree, from->node, to->file, keep);
+	case STFS_FILE_SCRATCH: return rename_to_scratch(fs, from, to, keep);
 	case STFS_FILE_STATUS: break;
 	}
 	return -EPERM;

@@ -246,6 +246,35 @@ def test_a_backup_of_a_sidecar_is_a_copy(edited, stfs):
     assert models.official_tensors(made.model)["x"][:2] == ("U8", [96])
 
 
+@pytest.mark.parametrize("size", [24, 1 << 17])
+@pytest.mark.parametrize("change", ["x z", "y x", "y.npy x.npy", "x x~", "x", "x.npy"])
+def test_a_mapping_of_a_npy_stays_with_its_tensor(change, size, mount_rw, make_model, stfs):
+    """Its pages are those of an inode that was told from the name, and the name is that of another tensor then."""
+    array, other = np.arange(size, dtype=np.float32), np.full(size, 7, np.float32)
+    made = mount_rw(make_model("m.safetensors", {"x": ("F32", [size], array.tobytes()), "y": ("F32", [size], other.tobytes())}))
+    mapped = np.load(made.path / "x.npy", mmap_mode="r+")
+    mapped[0] = 1
+    mapped.flush()
+    old, *new = [made.path / word for word in change.split()]
+    os.rename(old, new[0]) if new else os.unlink(old)
+    if not change.startswith("y"):
+        np.save(made.path / "x.npy", other)
+    second = np.load(made.path / "x.npy", mmap_mode="r+")
+    assert mapped[1] == 1 and second[1] == 7
+    mapped[2] = -5
+    mapped.flush()
+    second[3] = -9
+    second.flush()
+    array[[0, 2]], other[3] = (1, -5), -9
+    assert (mapped == array).all() and (second == other).all() and (np.load(made.path / "x.npy") == other).all()
+    assert (made.path / "x").read_bytes() == other.tobytes()
+    if new and new[0].name in ("z", "x~"):
+        assert new[0].read_bytes() == array.tobytes()
+    del mapped, second
+    stfs("sync", made.path)
+    assert models.official_tensors(made.model)["x"][2] == other.tobytes()
+
+
 def test_why_a_tensor_that_became_scratch_stays_in_the_model(edited, stfs):
     made, official = edited
     os.rename(made.path / "x", made.path / "x~")
