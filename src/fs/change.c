@@ -45,6 +45,43 @@ static bool drop_draft(struct stfs_fs *fs, fuse_ino_t ino)
 	return draft != NULL;
 }
 
+/* Its number stays its own, though it may lose its name, until it is forgotten again. */
+static void know_node(struct stfs_fs *fs, uint32_t node)
+{
+	stfs_tree_hold(fs->tree);
+	stfs_tree_know_node(fs->tree, node);
+	stfs_tree_release(fs->tree);
+}
+
+/*
+ * The kernel's entries of the name's .json and .npy lead nowhere from now on: it looks them up again. -EXDEV while somebody
+ * writes one of them, by an inode that is to stay what it is.
+ */
+static int retire_name(struct stfs_fs *fs, uint32_t name)
+{
+	const struct stfs_draft *draft;
+	int r;
+
+	if (name == STFS_NO_NUMBER)
+		return 0;
+	pthread_mutex_lock(&fs->drafts_lock);
+	draft = fs->drafts;
+	while (draft && draft->name != name)
+		draft = draft->next;
+	r = draft ? -EXDEV : stfs_tree_retire_name(fs->tree, name);
+	pthread_mutex_unlock(&fs->drafts_lock);
+	return r;
+}
+
+/*
+ * The name's tensor is another from now on, or none: who has its .npy open, or mapped, keeps what it was. Not while
+ * somebody writes it.
+ */
+static void leave_npy(struct stfs_fs *fs, uint32_t name)
+{
+	(void)retire_name(fs, name);
+}
+
 /* ---- unlink ---- */
 
 /*
@@ -82,14 +119,30 @@ static void leave_raw_name(struct stfs_fs *fs, uint32_t node)
 static int remove_npy(struct stfs_fs *fs, const struct stfs_target *target)
 {
 	bool draft;
+	int r;
 
 	if (target->name == STFS_NO_NUMBER)
 		return -ENOENT;
 	draft = drop_draft(fs, stfs_fs_ino(target->name, STFS_FORM_NPY));
 	if (target->node == STFS_NO_NUMBER)
 		return draft ? 0 : -ENOENT;
-	leave_raw_name(fs, target->node);
-	return stfs_tree_remove(fs->tree, target->name);
+	know_node(fs, target->node);
+	r = stfs_tree_remove(fs->tree, target->name);
+	if (r == 0) {
+		leave_raw_name(fs, target->node);
+		leave_npy(fs, target->name);
+	}
+	stfs_tree_forget_node(fs->tree, target->node, 1);
+	return r;
+}
+
+static int remove_tensor(struct stfs_fs *fs, const struct stfs_target *target)
+{
+	int r = target->name == STFS_NO_NUMBER ? -ENOENT : stfs_tree_remove(fs->tree, target->name);
+
+	if (r == 0)
+		leave_npy(fs, target->name);
+	return r;
 }
 
 static int remove_metadata(struct stfs_fs *fs)
@@ -110,8 +163,7 @@ static int remove_metadata(struct stfs_fs *fs)
 static int remove_target(struct stfs_fs *fs, const struct stfs_target *target)
 {
 	switch (target->kind) {
-	case STFS_FILE_TENSOR:
-		return target->name == STFS_NO_NUMBER ? -ENOENT : stfs_tree_remove(fs->tree, target->name);
+	case STFS_FILE_TENSOR: return remove_tensor(fs, target);
 	case STFS_FILE_SCRATCH: return stfs_tree_remove_scratch(fs->tree, target->file);
 	case STFS_FILE_SIDECAR: return remove_sidecar(fs, target);
 	case STFS_FILE_NPY: return remove_npy(fs, target);
@@ -167,9 +219,15 @@ static int read_text(struct stfs_fs *fs, uint32_t node, const struct stfs_node_v
 /* The source has done its duty. */
 static int remove_source(struct stfs_fs *fs, const struct stfs_target *from)
 {
-	stfs_tree_absorb(fs->tree, from->node);
-	return from->kind == STFS_FILE_SCRATCH ? stfs_tree_remove_scratch(fs->tree, from->file)
-					       : stfs_tree_remove(fs->tree, from->name);
+	int r;
+
+	know_node(fs, from->node);
+	r = from->kind == STFS_FILE_SCRATCH ? stfs_tree_remove_scratch(fs->tree, from->file)
+					    : stfs_tree_remove(fs->tree, from->name);
+	if (r == 0)
+		stfs_tree_absorb(fs->tree, from->node);
+	stfs_tree_forget_node(fs->tree, from->node, 1);
+	return r;
 }
 
 /* mv .x.json.tmp x.json, as editors and rsync save. */
@@ -246,46 +304,75 @@ static int rename_to_npy(struct stfs_fs *fs, const struct stfs_target *from, con
 	return r;
 }
 
-static bool is_open(struct stfs_fs *fs, uint32_t node)
-{
-	struct stfs_node_view view = {0};
-
-	stfs_tree_hold(fs->tree);
-	stfs_tree_node(fs->tree, node, &view);
-	stfs_tree_release(fs->tree);
-	return view.opens > 0;
-}
-
+/* mv x y */
 static int rename_to_tensor(struct stfs_fs *fs, const struct stfs_target *from, const struct stfs_target *to,
 			    bool keep)
 {
 	uint32_t name;
 	int r;
 
-	/* It could not be told from the entry of its raw name, by which it is open. mv then copies. */
-	if (from->kind == STFS_FILE_NPY && is_open(fs, from->node))
-		return -EXDEV;
+	leave_npy(fs, from->name);
+	leave_npy(fs, to->name);
 	r = stfs_tree_make_name(fs->tree, to->stem, &name);
-
 	if (r < 0)
 		return r;
 	r = stfs_tree_rename(fs->tree, from->node, name, keep);
 	stfs_tree_forget_name(fs->tree, name, 1);
-	if (r == 0) { /* each name's .npy is another file now */
+	if (r == 0) { /* what of them was not left, because somebody writes it, is another file now */
 		stfs_notify_pages(fs->notify, stfs_fs_ino(name, STFS_FORM_NPY));
 		if (from->name != STFS_NO_NUMBER)
 			stfs_notify_pages(fs->notify, stfs_fs_ino(from->name, STFS_FORM_NPY));
 		stfs_notify_attributes(fs->notify, stfs_fs_ino(from->node, STFS_FORM_RAW));
-		/* The kernel's entries of the raw names lead nowhere from now on. */
-		if (from->kind == STFS_FILE_NPY)
-			(void)stfs_tree_renumber(fs->tree, from->node);
-		if (to->kind == STFS_FILE_NPY && to->node != from->node)
-			leave_raw_name(fs, to->node);
 	}
 	return r;
 }
 
-/* mv x.json x.json~, as editors make backups: a copy; the sidecar stays with its tensor. */
+/*
+ * mv x.npy y.npy. What the kernel has of the files of both names would lead astray then: x and y to what they were, and
+ * y.npy, which is its entry of x.npy under another name, to the next x.npy. So all get other numbers, which costs nothing
+ * when it fails. -EXDEV while the bytes of x are open, or a file of either is being written: mv then copies.
+ */
+static int rename_npy(struct stfs_fs *fs, const struct stfs_target *from, const struct stfs_target *to, bool keep)
+{
+	uint32_t name, node = from->node;
+	int r;
+
+	if (to->node == from->node)
+		return 0;
+	r = stfs_tree_renumber(fs->tree, &node);
+	if (r < 0)
+		return r == -EBUSY ? -EXDEV : r;
+	stfs_notify_attributes(fs->notify, stfs_fs_ino(from->node, STFS_FORM_RAW));
+	r = retire_name(fs, from->name);
+	if (r == 0)
+		r = retire_name(fs, to->name);
+	if (r == 0)
+		r = stfs_tree_make_name(fs->tree, to->stem, &name);
+	if (r < 0)
+		return r;
+	know_node(fs, to->node);
+	r = stfs_tree_rename(fs->tree, node, name, keep);
+	stfs_tree_forget_name(fs->tree, name, 1);
+	if (r == 0)
+		leave_raw_name(fs, to->node);
+	stfs_tree_forget_node(fs->tree, to->node, 1);
+	return r;
+}
+
+/* mv x x~ */
+static int rename_to_scratch(struct stfs_fs *fs, const struct stfs_target *from, const struct stfs_target *to, bool keep)
+{
+	int r = stfs_tree_rename_scratch(fs->tree, from->node, to->file, keep);
+
+	if (r == 0)
+		leave_npy(fs, from->name);
+	return r;
+}
+
+/*
+ * mv x.json x.json~, as editors make backups: a copy; the sidecar stays with its tensor. The kernel's entry of the backup
+ * is that of the text, until it looks for it again.
+ */
 static int back_up(struct stfs_fs *fs, const struct stfs_target *from, const struct stfs_target *to, bool keep)
 {
 	STFS_AUTO_BUF struct stfs_buf text = STFS_BUF_INIT;
@@ -304,6 +391,8 @@ static int back_up(struct stfs_fs *fs, const struct stfs_target *from, const str
 		r = stfs_fs_sidecar(&typing, &text);
 	}
 	stfs_tree_release(fs->tree);
+	if (r == 0)
+		r = retire_name(fs, from->name);
 	if (r == 0 && to->node != STFS_NO_NUMBER)
 		r = keep ? -EEXIST : stfs_tree_remove_scratch(fs->tree, to->file);
 	if (r == 0)
@@ -327,23 +416,22 @@ static int rename_target(struct stfs_fs *fs, const struct stfs_target *from, con
 		return to->kind == STFS_FILE_SCRATCH ? back_up(fs, from, to, keep) : -EXDEV;
 	if (from->node == STFS_NO_NUMBER)
 		return -ENOENT;
+	if (from->kind == STFS_FILE_NPY) /* to any other kind its header would be lost: mv copies it */
+		return to->kind == STFS_FILE_NPY ? rename_npy(fs, from, to, keep) : -EXDEV;
 	switch (to->kind) {
 	case STFS_FILE_SIDECAR:
-	case STFS_FILE_METADATA: return from->kind == STFS_FILE_NPY ? -EXDEV : rename_to_text(fs, from, to);
-	case STFS_FILE_NPY:
-		if (from->kind != STFS_FILE_NPY)
-			return keep && exists ? -EEXIST : rename_to_npy(fs, from, to);
-		return rename_to_tensor(fs, from, to, keep);
+	case STFS_FILE_METADATA: return rename_to_text(fs, from, to);
+	case STFS_FILE_NPY: return keep && exists ? -EEXIST : rename_to_npy(fs, from, to);
 	case STFS_FILE_TENSOR: return rename_to_tensor(fs, from, to, keep);
-	case STFS_FILE_SCRATCH: return stfs_tree_rename_scratch(fs->tree, from->node, to->file, keep);
+	case STFS_FILE_SCRATCH: return rename_to_scratch(fs, from, to, keep);
 	case STFS_FILE_STATUS: break;
 	}
 	return -EPERM;
 }
 
 /*
- * Replies: 0; ENOENT, EEXIST (RENAME_NOREPLACE), EROFS, EPERM (.stfs), EXDEV (a sidecar to another name: mv
- * then copies it), EINVAL (RENAME_EXCHANGE; a text that does not parse; a name that is none), EFBIG,
+ * Replies: 0; ENOENT, EEXIST (RENAME_NOREPLACE), EROFS, EPERM (.stfs), EXDEV (a sidecar to another name, a .npy to
+ * what is none: mv then copies it), EINVAL (RENAME_EXCHANGE; a text that does not parse; a name that is none), EFBIG,
  * ENOSPC, EIO, ENOMEM.
  */
 void stfs_fs_op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,

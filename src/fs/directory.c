@@ -42,7 +42,7 @@ struct listing {
 /* Adds an entry: 1 when it is in, 0 when the buffer is full, -errno. */
 static int add(struct listing *l, const char *name, fuse_ino_t ino, off_t next)
 {
-	struct fuse_entry_param entry = {.ino = ino, .entry_timeout = STFS_FOREVER};
+	struct fuse_entry_param entry = {.ino = ino, .entry_timeout = stfs_fs_entry_timeout(l->fs, ino)};
 	struct stat st = {.st_ino = ino, .st_mode = ino == STFS_INO_ROOT ? S_IFDIR : S_IFREG};
 	bool dots = ino == STFS_INO_ROOT;
 	size_t len;

@@ -238,7 +238,7 @@ int stfs_draft_take_npy(struct stfs_fs *fs, uint32_t name, uint32_t *node, struc
 		r = stfs_tree_adopt(fs->tree, name, node, skip, &wanted);
 	if (r == 0) {
 		hand_over(fs, hidden, *node);
-		stfs_fs_changed_npy(fs, name, *node);
+		stfs_fs_changed_npy(fs, *node);
 	}
 	stfs_npy_free(&npy);
 	return refuse(fs, name, STFS_FORM_NPY, r, &err);
@@ -310,6 +310,18 @@ static int fill(struct stfs_fs *fs, struct stfs_draft *draft)
 	return r;
 }
 
+/* Not a number that was retired: the kernel looks it up again. */
+static bool is_name(struct stfs_fs *fs, uint32_t name)
+{
+	struct stfs_str text;
+	bool found;
+
+	stfs_tree_hold(fs->tree);
+	found = stfs_tree_name(fs->tree, name, &text);
+	stfs_tree_release(fs->tree);
+	return found;
+}
+
 static int make(struct stfs_fs *fs, fuse_ino_t ino, bool fresh, struct stfs_draft **out)
 {
 	struct stfs_draft *draft = calloc(1, sizeof(*draft));
@@ -321,7 +333,7 @@ static int make(struct stfs_fs *fs, fuse_ino_t ino, bool fresh, struct stfs_draf
 	draft->name = draft->node = STFS_NO_NUMBER;
 	draft->form = STFS_FORM_SIDECAR;
 	clock_gettime(CLOCK_REALTIME, &draft->mtime);
-	if (ino != STFS_INO_METADATA && !stfs_fs_split(ino, &draft->name, &draft->form))
+	if (ino != STFS_INO_METADATA && !(stfs_fs_split(ino, &draft->name, &draft->form) && is_name(fs, draft->name)))
 		r = -ESTALE;
 	if (r == 0 && draft->form == STFS_FORM_NPY)
 		r = stfs_tree_create_hidden(fs->tree, &draft->node);

@@ -89,6 +89,15 @@ static inline fuse_ino_t stfs_fs_ino(uint32_t number, enum stfs_form form)
 }
 
 /*
+ * How long an entry is true. That of __metadata__.json is looked up each time: renamed, as editors make backups, it is another
+ * file, while the number stays that of the metadata.
+ */
+static inline double stfs_fs_entry_timeout(const struct stfs_fs *fs, fuse_ino_t ino)
+{
+	return ino == STFS_INO_METADATA && stfs_fs_writable(fs) ? 0 : STFS_FOREVER;
+}
+
+/*
  * The form and number that an inode number stands for: of a node for the raw form, else of a name. False
  * for the special ones.
  */

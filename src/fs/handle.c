@@ -379,7 +379,8 @@ static int entry_of(struct stfs_fs *fs, const struct stfs_handle *handle, struct
 {
 	int r;
 
-	*entry = (struct fuse_entry_param){.ino = handle->ino, .entry_timeout = STFS_FOREVER};
+	*entry = (struct fuse_entry_param){.ino = handle->ino,
+					   .entry_timeout = stfs_fs_entry_timeout(fs, handle->ino)};
 	pthread_mutex_lock(&fs->drafts_lock);
 	stfs_tree_hold(fs->tree);
 	r = stfs_fs_stat(fs, handle->ino, &entry->attr, &entry->attr_timeout);

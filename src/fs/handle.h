@@ -52,7 +52,7 @@ int stfs_fs_stat_open(struct stfs_fs *fs, const struct stfs_handle *handle, stru
 int stfs_fs_write_npy(struct stfs_fs *fs, uint32_t node, struct stfs_str head, const void *bytes, size_t len,
 		      uint64_t offset);
 /* write.c: tells the kernel that the bytes of a tensor changed through one of its forms. */
-void stfs_fs_changed_raw(struct stfs_fs *fs, uint32_t node, uint64_t offset, uint64_t len);
-void stfs_fs_changed_npy(struct stfs_fs *fs, uint32_t name, uint32_t node);
+void stfs_fs_changed_raw(struct stfs_fs *fs, uint32_t node);
+void stfs_fs_changed_npy(struct stfs_fs *fs, uint32_t node);
 
 #endif

@@ -3,6 +3,7 @@
 
 #include <signal.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 /* How far back it is looked whether an inode waits already. */
 #define LOOK_BACK 64
@@ -10,7 +11,7 @@
 struct stfs_notify {
 	struct fuse_session *session; /* borrowed */
 	pthread_t thread;
-	_Atomic bool npy_opened;
+	_Atomic bool npy_opened, ended;
 	pthread_mutex_t lock; /* guards what follows */
 	pthread_cond_t come, told;
 	fuse_ino_t *queue; /* owned: [out, in) wait, counted from `first` */
@@ -46,6 +47,7 @@ static void *run(void *data)
 		pthread_cond_broadcast(&notify->told);
 	}
 	pthread_mutex_unlock(&notify->lock);
+	atomic_store(&notify->ended, true);
 	return NULL;
 }
 
@@ -72,15 +74,25 @@ struct stfs_notify *stfs_notify_start(struct fuse_session *session)
 	return NULL;
 }
 
-void stfs_notify_stop(struct stfs_notify *notify)
+bool stfs_notify_stop(struct stfs_notify *notify, unsigned most_ms)
 {
 	if (!notify)
-		return;
+		return true;
 	pthread_mutex_lock(&notify->lock);
 	notify->stop = true;
 	pthread_cond_broadcast(&notify->come);
 	pthread_cond_broadcast(&notify->told);
 	pthread_mutex_unlock(&notify->lock);
+	for (unsigned i = 0; i < most_ms && !atomic_load(&notify->ended); i++)
+		usleep(1000);
+	return atomic_load(&notify->ended);
+}
+
+void stfs_notify_free(struct stfs_notify *notify)
+{
+	if (!notify)
+		return;
+	(void)stfs_notify_stop(notify, 0);
 	pthread_join(notify->thread, NULL);
 	pthread_cond_destroy(&notify->come);
 	pthread_cond_destroy(&notify->told);

@@ -14,8 +14,13 @@ struct stfs_notify;
 
 /* NULL for want of memory or threads: then open mappings may show old bytes of the other form. */
 struct stfs_notify *stfs_notify_start(struct fuse_session *session);
-/* Before the session is destroyed. NULL does nothing. */
-void stfs_notify_stop(struct stfs_notify *notify);
+/*
+ * Tells nothing any more, and lets go who waits for that. It may be in the kernel still, waiting for pages that a request
+ * holds: whether it has come back within so many milliseconds. With NULL it has.
+ */
+bool stfs_notify_stop(struct stfs_notify *notify, unsigned most_ms);
+/* Waits for the thread, before the session is destroyed. NULL does nothing. */
+void stfs_notify_free(struct stfs_notify *notify);
 
 /* From any thread; with NULL nothing. All pages of the inode, soon. */
 void stfs_notify_pages(struct stfs_notify *notify, fuse_ino_t ino);

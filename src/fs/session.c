@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "fs/handle.h"
 #include "fs/notify.h"
+#include "fs/signals.h"
 #include "fs/sync.h"
 #include "fs/watch.h"
 
@@ -47,6 +48,7 @@ static int find_entry(struct stfs_fs *fs, const char *name, struct fuse_entry_pa
 		stfs_fs_know(fs, entry->ino);
 	stfs_tree_release(fs->tree);
 	pthread_mutex_unlock(&fs->drafts_lock);
+	entry->entry_timeout = stfs_fs_entry_timeout(fs, entry->ino);
 	return r == -ESTALE ? -ENOENT : r;
 }
 
@@ -58,7 +60,7 @@ static int find_entry(struct stfs_fs *fs, const char *name, struct fuse_entry_pa
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct stfs_fs *fs = fuse_req_userdata(req);
-	struct fuse_entry_param entry = {.entry_timeout = STFS_FOREVER};
+	struct fuse_entry_param entry = {0};
 	struct stfs_str file = stfs_str_from(name);
 	int r = parent == STFS_INO_ROOT ? find_entry(fs, name, &entry) : -ENOTDIR;
 
@@ -298,12 +300,14 @@ static int finish(struct stfs_fs *fs)
 int stfs_session_serve(struct stfs_fs *fs, struct fuse_session *session)
 {
 	struct stfs_err err = STFS_ERR_INIT;
+	struct stfs_signals signals = {0};
 	struct stfs_watch watch;
 	int r = 0, last;
 
 	stfs_watch_start(&watch, fs, session);
 	if (stfs_fs_writable(fs)) {
 		fs->notify = stfs_notify_start(session);
+		stfs_signals_start(&signals, fs, session);
 		fs->sync = stfs_sync_start(fs, &err);
 		if (!fs->sync) {
 			stfs_log(STFS_LOG_ERROR, "%s", err.message);
@@ -312,11 +316,15 @@ int stfs_session_serve(struct stfs_fs *fs, struct fuse_session *session)
 	}
 	if (r == 0)
 		r = fs->options->single_thread ? fuse_session_loop(session) : serve_threaded(session);
-	last = finish(fs);
+	stfs_signals_stop(&signals);
+	/* It looks at the model, which the end of a commit that got stuck replaces. */
 	stfs_watch_stop(&watch);
-	stfs_notify_stop(fs->notify);
-	fs->notify = NULL;
+	/* Before it is waited for, which may be for ever: what is pending is committed by then. */
+	(void)stfs_notify_stop(fs->notify, 0);
+	last = finish(fs);
 	fuse_session_unmount(session);
+	stfs_notify_free(fs->notify);
+	fs->notify = NULL;
 	fuse_remove_signal_handlers(session);
 	fuse_session_destroy(session);
 	return r > 0 || r == 0 ? last : r; /* positive: the signal that ended it */

@@ -14,7 +14,7 @@
 /* ---- The other form of the same bytes ---- */
 
 /* x.npy of the tensor that this node is: its pages are old. */
-void stfs_fs_changed_raw(struct stfs_fs *fs, uint32_t node, uint64_t offset, uint64_t len)
+void stfs_fs_changed_raw(struct stfs_fs *fs, uint32_t node)
 {
 	struct stfs_node_view view;
 	bool linked;
@@ -24,12 +24,12 @@ void stfs_fs_changed_raw(struct stfs_fs *fs, uint32_t node, uint64_t offset, uin
 	stfs_tree_hold(fs->tree);
 	linked = stfs_tree_node(fs->tree, node, &view) && view.linked && !view.scratch;
 	stfs_tree_release(fs->tree);
-	if (linked) /* the header is short, pages are not: all behind is dropped as well */
+	if (linked)
 		stfs_notify_pages(fs->notify, stfs_fs_ino(view.name, STFS_FORM_NPY));
 }
 
 /* The raw file of a tensor that was written to as .npy: size, times and pages are old. */
-void stfs_fs_changed_npy(struct stfs_fs *fs, uint32_t name, uint32_t node)
+void stfs_fs_changed_npy(struct stfs_fs *fs, uint32_t node)
 {
 	stfs_notify_attributes(fs->notify, stfs_fs_ino(node, STFS_FORM_RAW));
 	stfs_notify_pages(fs->notify, stfs_fs_ino(node, STFS_FORM_RAW));
@@ -48,7 +48,7 @@ int stfs_fs_write_npy(struct stfs_fs *fs, uint32_t node, struct stfs_str head, c
 		r = stfs_tree_write(fs->tree, node, (const char *)bytes + in_head, len - in_head,
 				    offset + in_head - head.len);
 	if (r == 0)
-		stfs_fs_changed_npy(fs, STFS_NO_NUMBER, node);
+		stfs_fs_changed_npy(fs, node);
 	return r;
 }
 
@@ -78,7 +78,7 @@ void stfs_fs_op_write(fuse_req_t req, fuse_ino_t ino, const char *bytes, size_t 
 		else
 			r = stfs_tree_write(fs->tree, handle->node, bytes, size, (uint64_t)offset);
 		if (r == 0 && handle->form == STFS_FORM_RAW)
-			stfs_fs_changed_raw(fs, handle->node, (uint64_t)offset, size);
+			stfs_fs_changed_raw(fs, handle->node);
 	}
 	if (r < 0)
 		fuse_reply_err(req, -r);
@@ -105,7 +105,7 @@ static int resize_npy(struct stfs_fs *fs, uint32_t name, uint64_t len)
 	if (r == 0)
 		r = stfs_tree_resize(fs->tree, node, len - header.len, false);
 	if (r == 0)
-		stfs_fs_changed_npy(fs, name, node);
+		stfs_fs_changed_npy(fs, node);
 	return r;
 }
 
@@ -130,7 +130,7 @@ static int resize(struct stfs_fs *fs, fuse_ino_t ino, uint64_t len, const struct
 		stfs_handle_writes(fs, stfs_handle_of(fi));
 	r = stfs_tree_resize(fs->tree, number, len, false);
 	if (r == 0)
-		stfs_fs_changed_raw(fs, number, 0, 0);
+		stfs_fs_changed_raw(fs, number);
 	return r;
 }
 
@@ -202,23 +202,33 @@ static int set_attributes(struct stfs_fs *fs, fuse_ino_t ino, const struct stat 
 	return r; /* owners are those of the model: chown(2) succeeds and changes nothing */
 }
 
+static int stat_now(struct stfs_fs *fs, fuse_ino_t ino, const struct fuse_file_info *fi, struct stat *st, double *timeout)
+{
+	int r;
+
+	pthread_mutex_lock(&fs->drafts_lock);
+	stfs_tree_hold(fs->tree);
+	r = stfs_fs_stat(fs, ino, st, timeout);
+	if (r == -ESTALE && fi)
+		r = stfs_fs_stat_open(fs, stfs_handle_of(fi), st);
+	stfs_tree_release(fs->tree);
+	pthread_mutex_unlock(&fs->drafts_lock);
+	return r;
+}
+
 /* Replies: attr; EINVAL, EFBIG, EISDIR, EROFS, ENOSPC, ESTALE, ENOMEM. */
 void stfs_fs_op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int which, struct fuse_file_info *fi)
 {
 	struct stfs_fs *fs = fuse_req_userdata(req);
 	struct stat now;
 	double timeout;
-	int r = set_attributes(fs, ino, st, which, fi);
+	/* By a name that is another's: the kernel looks it up again, and what it was stays as it is. */
+	int r = fi ? 0 : stat_now(fs, ino, NULL, &now, &timeout);
 
-	if (r == 0) {
-		pthread_mutex_lock(&fs->drafts_lock);
-		stfs_tree_hold(fs->tree);
-		r = stfs_fs_stat(fs, ino, &now, &timeout);
-		if (r == -ESTALE && fi)
-			r = stfs_fs_stat_open(fs, stfs_handle_of(fi), &now);
-		stfs_tree_release(fs->tree);
-		pthread_mutex_unlock(&fs->drafts_lock);
-	}
+	if (r == 0)
+		r = set_attributes(fs, ino, st, which, fi);
+	if (r == 0)
+		r = stat_now(fs, ino, fi, &now, &timeout);
 	if (r < 0)
 		fuse_reply_err(req, -r);
 	else
@@ -281,7 +291,7 @@ void stfs_fs_op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset
 	} else if (!handle->draft && handle->form == STFS_FORM_RAW && handle->node != STFS_NO_NUMBER) {
 		stfs_handle_writes(fs, handle);
 		r = allocate(fs, handle->node, mode, (uint64_t)offset, (uint64_t)len);
-		stfs_fs_changed_raw(fs, handle->node, (uint64_t)offset, (uint64_t)len);
+		stfs_fs_changed_raw(fs, handle->node);
 	}
 	fuse_reply_err(req, -r);
 }
@@ -299,7 +309,7 @@ void stfs_fs_op_copy_file_range(fuse_req_t req, fuse_ino_t in, off_t in_at, stru
 		stfs_handle_writes(fs, to);
 		done = stfs_tree_copy(fs->tree, from->node, (uint64_t)in_at, to->node, (uint64_t)out_at, len);
 		if (done > 0)
-			stfs_fs_changed_raw(fs, to->node, (uint64_t)out_at, (uint64_t)done);
+			stfs_fs_changed_raw(fs, to->node);
 	}
 	if (done < 0)
 		fuse_reply_err(req, (int)-done);

@@ -193,6 +193,12 @@ void stfs_tree_set_text_mtime(struct stfs_tree *tree, uint32_t name, const struc
 int stfs_tree_make_name(struct stfs_tree *tree, struct stfs_str stem, uint32_t *name);
 
 /*
+ * The name gets another number, and nobody finds anything by this one: when what is known by it has become another's.
+ * 0, -ENOMEM, -EOVERFLOW.
+ */
+int stfs_tree_retire_name(struct stfs_tree *tree, uint32_t name);
+
+/*
  * A new tensor without bytes, or a scratch file of that name, known once; `opened`: also open and being
  * written. -EEXIST.
  */
@@ -223,10 +229,10 @@ void stfs_tree_undeclare(struct stfs_tree *tree, uint32_t name);
  */
 int stfs_tree_rename(struct stfs_tree *tree, uint32_t node, uint32_t name, bool keep);
 /*
- * The tensor of a node that nobody has open gets another node, and nobody finds it by the old one: when it was
- * renamed by a name that was not the node's. -EBUSY when it is open, -ENOMEM.
+ * The tensor of a node that nobody has open gets another node, and nobody finds it by the old one: when it is
+ * renamed by a name that is not the node's. 0 with the new one; -EBUSY when it is open, -ENOMEM.
  */
-int stfs_tree_renumber(struct stfs_tree *tree, uint32_t node);
+int stfs_tree_renumber(struct stfs_tree *tree, uint32_t *node);
 int stfs_tree_rename_scratch(struct stfs_tree *tree, uint32_t node, struct stfs_str file, bool keep);
 
 /* A type that somebody asks for; `bytes` is what a tensor of it has. */

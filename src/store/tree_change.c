@@ -270,21 +270,21 @@ int stfs_tree_rename(struct stfs_tree *tree, uint32_t number, uint32_t name, boo
 	return r;
 }
 
-int stfs_tree_renumber(struct stfs_tree *tree, uint32_t number)
+int stfs_tree_renumber(struct stfs_tree *tree, uint32_t *number)
 {
 	struct stfs_node *old, *node;
 	uint32_t fresh;
 	int r = 0;
 
 	stfs_tree_lock(tree);
-	old = stfs_tree_get(tree, number);
+	old = stfs_tree_get(tree, *number);
 	if (!old || old->opens || old->writers)
 		r = -EBUSY;
 	fresh = r == 0 ? stfs_tree_new_node(tree) : STFS_NO_NUMBER;
 	if (r == 0 && fresh == STFS_NO_NUMBER)
 		r = -ENOMEM;
 	if (r == 0) {
-		old = &tree->nodes[number];
+		old = &tree->nodes[*number];
 		node = &tree->nodes[fresh];
 		*node = *old;
 		node->lookups = 0;
@@ -296,7 +296,8 @@ int stfs_tree_renumber(struct stfs_tree *tree, uint32_t number)
 			tree->by_id[node->id] = fresh;
 		if (node->taking)
 			node->taking->node = fresh;
-		stfs_tree_sweep(tree, number);
+		stfs_tree_sweep(tree, *number);
+		*number = fresh;
 	}
 	stfs_tree_unlock(tree);
 	return r;

@@ -73,6 +73,7 @@ struct stfs_treename {
 	bool settled;      /* `declared` is the type of one that was removed */
 	bool text_removed; /* somebody has removed its .json, and not yet the tensor */
 	bool unresolved; /* `text` is the file name, a hash: the name is not known yet */
+	bool retired;    /* not in use, nor to be given anew while it is known */
 };
 
 /* A name whose file name is a hash. */

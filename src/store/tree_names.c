@@ -35,10 +35,13 @@ uint32_t stfs_tree_lookup(const struct stfs_tree *tree, struct stfs_str text)
 	return tree->table.slots ? *stfs_nametable_slot(&tree->table, text, text_of, tree) : STFS_NO_NUMBER;
 }
 
-/* Names that nobody has, wants or knows. Their numbers and texts are given up when the table is made anew. */
+/*
+ * Names that nobody has, wants or knows, and retired numbers. Their numbers and texts are given up when the table is
+ * made anew.
+ */
 static bool is_dead(const struct stfs_treename *name)
 {
-	return name->used && name->node == STFS_NO_NUMBER && !name->declared && name->lookups == 0;
+	return (name->retired || (name->used && name->node == STFS_NO_NUMBER && !name->declared)) && name->lookups == 0;
 }
 
 /* Without memory for it the number is lost, no more. */
@@ -348,6 +351,44 @@ int stfs_tree_make_name(struct stfs_tree *tree, struct stfs_str stem, uint32_t *
 					      : add_decoded(tree, stem, name);
 	if (r == 0)
 		tree->names[*name].lookups++;
+	stfs_tree_unlock(tree);
+	return r;
+}
+
+/* The tables lead to the fresh number, the old one nowhere. */
+static void move_name(struct stfs_tree *tree, uint32_t number, uint32_t fresh)
+{
+	struct stfs_treename *name = &tree->names[number];
+	char file[STFS_NAME_MAX + 1];
+	size_t len = name->len > STFS_NAME_MAX / 3 || name->unresolved ? stfs_tree_file_name(tree, number, file) : 0;
+
+	if (!name->unresolved)
+		*stfs_nametable_slot(&tree->table, text_of(tree, number), text_of, tree) = fresh;
+	if (len && stfs_name_is_hashed(stfs_str_slice(file, len)))
+		tree->hashed[*stfs_nametable_slot(&tree->digests, stfs_str_slice(file + len - DIGEST, DIGEST), digest_of,
+						  tree)].name = fresh;
+	if (name->node != STFS_NO_NUMBER)
+		tree->nodes[name->node].name = fresh;
+	tree->names[fresh] = *name;
+	tree->names[fresh].lookups = 0;
+	*name = (struct stfs_treename){.node = STFS_NO_NUMBER, .retired = true, .lookups = name->lookups};
+}
+
+int stfs_tree_retire_name(struct stfs_tree *tree, uint32_t number)
+{
+	uint32_t fresh;
+	int r = 0;
+
+	stfs_tree_lock(tree);
+	if (tree->names[number].used && tree->names[number].lookups) {
+		r = make_room(tree);
+		if (r == 0)
+			r = take_number(tree, &fresh);
+		if (r == 0) {
+			move_name(tree, number, fresh);
+			tree->table_used++; /* so that retired ones are given up as well */
+		}
+	}
 	stfs_tree_unlock(tree);
 	return r;
 }

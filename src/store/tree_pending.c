@@ -83,7 +83,9 @@ void stfs_node_judge(struct stfs_tree *tree, uint32_t number, unsigned changes,
 	verdict->waits = NULL;
 	verdict->misfit = verdict->as_bytes = verdict->old_type = false;
 	if (changes == STFS_CHANGE_REMOVED) {
-		if ((node->opens || node->scratch) && !node->detached && !request->end)
+		if (node->scratch && !node->detached && !request->end)
+			verdict->waits = "renamed to a scratch file: an explicit sync removes it";
+		else if (node->opens && !node->detached && !request->end)
 			verdict->waits = "still open";
 		return;
 	}

@@ -7,13 +7,16 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
 import models
+from conftest import SLOW, abort_connection
 
 TENSORS = {"a": ("F32", [4, 6], None), "big": ("F32", [512, 600], None), "half": ("BF16", [3, 5], None)}
 
@@ -335,9 +338,55 @@ def test_fusermount_does_not_wait_but_the_daemon_finishes(edited):
     assert sorted(official()) == ["big", "half"]
 
 
-@pytest.mark.parametrize("signal", ["TERM", "INT", "HUP"])
-def test_a_signal_commits(edited, signal):
+@pytest.mark.parametrize("name", ["TERM", "INT", "HUP"])
+def test_a_signal_commits(edited, name):
     made, official = edited
     (made.path / "a").unlink()
-    run("kill", f"-{signal}", made.pid)
+    run("kill", f"-{name}", made.pid)
     assert made.ended() == 0 and sorted(official()) == ["big", "half"]
+
+
+BUSY = """
+import os, sys
+import numpy as np
+path, kind = sys.argv[1:]
+array = np.load(path + ".npy", mmap_mode="r" if kind == "reads" else "r+")
+fd = os.open(path, os.O_RDWR)
+print(flush=True)
+at = 0
+while True:
+    at = (at + 1024) % array.size
+    if kind == "reads":
+        array.sum()
+    elif kind == "maps":
+        array[at] = at
+    else:
+        os.pwrite(fd, bytes(65536), 65536)
+"""
+
+
+@pytest.mark.parametrize("daemon_args", [[], ["-s"]])
+def test_a_signal_ends_a_mount_that_is_busy_with_both_forms(mount_rw, make_model, tmp_path, daemon_args):
+    """To drop pages of one form that the other has changed takes answers to requests for these pages."""
+    for turn in range(5):
+        made = mount_rw(make_model(f"{turn}.safetensors", {"x": ("F32", [1 << 20], None), "old": ("U8", [5], None)}),
+                        daemon_args=daemon_args)
+        programs = [subprocess.Popen([sys.executable, "-c", BUSY, made.path / "x", kind], stdout=subprocess.PIPE,
+                                     stderr=subprocess.DEVNULL) for kind in ("writes", "reads", "maps", "writes", "maps")]
+        try:
+            for program in programs:
+                program.stdout.readline()
+            (made.path / "old").rename(made.path / "new")
+            time.sleep(0.5)
+            entry = made.entry()
+            os.kill(made.pid, signal.SIGTERM)
+            code = made.ended(15 * SLOW)
+            if code is None:  # though it may be unmounted
+                abort_connection(entry, tmp_path / "fusectl")
+            assert code == 0, "it hangs"
+        finally:
+            for program in programs:
+                program.kill()
+                program.wait()
+                program.stdout.close()
+        assert sorted(models.official_tensors(made.model)) == ["new", "x"]

@@ -239,13 +239,14 @@ def test_folder_that_cannot_be_written(user, locked_folder):
 
 
 def test_what_a_folder_that_cannot_be_written_cannot_take(user, locked_folder):
-    """It is refused at once: there will be neither a commit nor a rescue file."""
+    """It is refused at once: there will be neither a commit nor a rescue file. What was to go is there as before."""
     before = locked_folder.read_bytes()
-    for edit in ("rm m/x", "mv m/x m/y", "printf 1 > m/new", "truncate -s 4 m/x", "truncate -s +24 m/x",
+    for edit in ("rm m/x", "rm m/x.npy", "mv m/x m/y", "mv m/x.npy m/y.npy", "mv m/x.npy m/big.npy", "printf 1 > m/new", "truncate -s 4 m/x", "truncate -s +24 m/x",
                  "rm m/__metadata__.json", "printf '{\"dtype\":\"U8\",\"shape\":[24]}' > m/x.json"):
-        done = user(f'"$P" locked/m.safetensors m; cat m/.stfs; {edit} && echo taken; fusermount3 -u m')
+        done = user(f'"$P" locked/m.safetensors m; cat m/.stfs; files="m/x m/x.npy m/x.json m/big m/big.npy m/big.json"; '
+                    f'cat $files > /dev/null; {edit} && echo taken; cat $files > /dev/null && echo there; fusermount3 -u m')
         reap(done.stdout)
-        assert "taken" not in done.stdout, edit
+        assert "taken" not in done.stdout and "there" in done.stdout, (edit, done)
         assert locked_folder.read_bytes() == before
 
 

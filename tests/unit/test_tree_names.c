@@ -13,12 +13,12 @@ START_TEST(a_node_gets_another_number)
 	stfs_tree_know_node(tree, x);
 	stfs_tree_release(tree);
 	open_node(x);
-	ck_assert_int_eq(stfs_tree_renumber(tree, x), -EBUSY);
+	ck_assert_int_eq(stfs_tree_renumber(tree, &x), -EBUSY);
 	stfs_tree_closed(tree, x);
-	ck_assert_int_eq(stfs_tree_renumber(tree, x), 0);
 	old = x;
-	x = node_of("x");
+	ck_assert_int_eq(stfs_tree_renumber(tree, &x), 0);
 	ck_assert_uint_ne(x, old);
+	ck_assert_uint_eq(x, node_of("x"));
 	check_node(x, 5, 500);
 	check_tables();
 	ck_assert(tree->nodes[old].used && !stfs_node_linked(&tree->nodes[old]));
@@ -27,6 +27,86 @@ START_TEST(a_node_gets_another_number)
 	ck_assert_uint_eq(create("y", 6, 10), old); /* its number is free again */
 	commit();
 	ck_assert_str_eq(on_disk(), SMALL " x:U8[500]5 y:U8[10]6");
+}
+END_TEST
+
+/* The file name of a name too long for one: its hash tells it. */
+static const char *long_stem(char *text, size_t len, int number)
+{
+	static char stems[4][STFS_NAME_MAX + 1];
+	static unsigned next;
+	char *stem = stems[next++ % 4], digits[16];
+
+	memset(text, 'l', len);
+	snprintf(digits, sizeof(digits), "%08d", number);
+	memcpy(text + len - 8, digits, 8);
+	stem[stfs_name_encode(stfs_str_slice(text, len), stem)] = '\0';
+	ck_assert(stfs_name_is_hashed(str(stem)));
+	return stem;
+}
+
+/* A name is known so many times and retired: its number then. */
+static uint32_t retire(const char *stem, uint64_t times)
+{
+	uint32_t old = name_of(stem);
+
+	stfs_tree_hold(tree);
+	for (uint64_t i = 0; i < times; i++)
+		stfs_tree_know_name(tree, old);
+	stfs_tree_release(tree);
+	ck_assert_int_eq(stfs_tree_retire_name(tree, old), 0);
+	return name_of(stem);
+}
+
+START_TEST(a_name_gets_another_number)
+{
+	struct stfs_wanted_type wanted = {.dtype = STFS_U8, .bytes = 1};
+	struct stfs_typing_view typing;
+	struct stfs_str text;
+	uint32_t x, old, to_come, node;
+
+	make_small();
+	open_as(STFS_TREE_RW);
+	node = create("x", 5, 500);
+	old = name_of("x");
+	ck_assert_uint_eq(retire("x", 0), old); /* nobody would notice */
+	x = retire("x", 3);
+	ck_assert_uint_ne(x, old);
+	ck_assert_uint_eq(stfs_tree_named(tree, x), node);
+	ck_assert_uint_eq(stfs_tree_named(tree, old), STFS_NO_NUMBER);
+	ck_assert(!stfs_tree_typing(tree, old, &typing) && !stfs_tree_name(tree, old, &text));
+	ck_assert_int_eq(stfs_tree_declare(tree, to_come = name_of("to.come"), &wanted), 0);
+	ck_assert_uint_ne(retire("to.come", 1), to_come);
+	ck_assert(stfs_tree_typing(tree, name_of("to.come"), &typing) && !stfs_tree_typing(tree, to_come, &typing));
+	for (int i = 0; i < 1000; i++)
+		retire("x", 1);
+	ck_assert_uint_gt(stfs_tree_names(tree), 1000); /* the kernel knows them */
+	stfs_tree_forget_name(tree, old, 2);
+	check_tables();
+	check_node(node_of("x"), 5, 500);
+	commit();
+	ck_assert_str_eq(on_disk(), SMALL " x:U8[500]5");
+}
+END_TEST
+
+START_TEST(retired_numbers_are_used_again)
+{
+	char text[301] = "";
+	const char *stem = long_stem(text, 300, 1);
+	uint32_t old, node;
+
+	make_small();
+	open_as(STFS_TREE_RW);
+	node = create(stem, 5, 50);
+	for (int i = 0; i < 100000; i++) {
+		old = name_of(i % 2 ? stem : "a");
+		ck_assert_uint_ne(retire(i % 2 ? stem : "a", 2), old);
+		stfs_tree_forget_name(tree, old, 2);
+	}
+	ck_assert_uint_lt(stfs_tree_names(tree), 500);
+	check_tables();
+	ck_assert_uint_eq(node_of(stem), node);
+	check_node(node_of("a"), 1, 5000);
 }
 END_TEST
 
@@ -80,21 +160,6 @@ START_TEST(temporary_names_and_nodes_are_used_again)
 	ck_assert_int_eq(stfs_tree_find(tree, str("kept.299"), &name), 0);
 }
 END_TEST
-
-/* The file name of a name too long for one: its hash tells it. */
-static const char *long_stem(char *text, size_t len, int number)
-{
-	static char stems[4][STFS_NAME_MAX + 1];
-	static unsigned next;
-	char *stem = stems[next++ % 4], digits[16];
-
-	memset(text, 'l', len);
-	snprintf(digits, sizeof(digits), "%08d", number);
-	memcpy(text + len - 8, digits, 8);
-	stem[stfs_name_encode(stfs_str_slice(text, len), stem)] = '\0';
-	ck_assert(stfs_name_is_hashed(str(stem)));
-	return stem;
-}
 
 START_TEST(long_names_are_known_by_their_hash)
 {
@@ -177,7 +242,8 @@ END_TEST
 int main(void)
 {
 	const TTest *const tests[] = {
-		a_node_gets_another_number, no_tensor_gets_a_name_that_no_model_can_hold,
+		a_node_gets_another_number, a_name_gets_another_number, retired_numbers_are_used_again,
+		no_tensor_gets_a_name_that_no_model_can_hold,
 		temporary_names_and_nodes_are_used_again, long_names_are_known_by_their_hash,
 		temporary_long_names_are_used_again,
 	};

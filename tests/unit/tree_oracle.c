@@ -379,9 +379,9 @@ static void renumber(void)
 	if (!f)
 		return;
 	old = f->node;
-	ck_assert_int_eq(stfs_tree_renumber(tree, old), 0);
+	ck_assert_int_eq(stfs_tree_renumber(tree, &f->node), 0);
 	number = know(f->name);
-	f->node = stfs_tree_named(tree, number);
+	ck_assert_uint_eq(f->node, stfs_tree_named(tree, number));
 	forget(number);
 	ck_assert_uint_ne(f->node, old);
 	if (f->known)
