@@ -29,20 +29,12 @@ static int find_target(struct stfs_fs *fs, const char *name, struct stfs_target 
 /* A draft whose name goes: it is not taken over any more. Whether there was one. */
 static bool drop_draft(struct stfs_fs *fs, fuse_ino_t ino)
 {
-	struct stfs_draft *draft;
-	enum stfs_form form;
-	uint32_t name;
+	bool there;
 
 	pthread_mutex_lock(&fs->drafts_lock);
-	draft = stfs_draft_find(fs, ino);
-	if (draft)
-		draft->removed = true;
-	if (ino == STFS_INO_METADATA)
-		stfs_draft_accept(fs, STFS_NO_NUMBER, STFS_FORM_SIDECAR);
-	else if (stfs_fs_split(ino, &name, &form))
-		stfs_draft_accept(fs, name, form);
+	there = stfs_draft_remove(fs, ino);
 	pthread_mutex_unlock(&fs->drafts_lock);
-	return draft != NULL;
+	return there;
 }
 
 /* ---- unlink ---- */
@@ -190,10 +182,11 @@ static int rename_to_text(struct stfs_fs *fs, const struct stfs_target *from, co
 		return r;
 	pthread_mutex_lock(&fs->drafts_lock);
 	r = stfs_draft_take_text(fs, name, stfs_buf_str(&text));
+	if (r == 0)
+		(void)stfs_draft_remove(fs, metadata ? STFS_INO_METADATA : stfs_fs_ino(name, STFS_FORM_SIDECAR));
 	pthread_mutex_unlock(&fs->drafts_lock);
 	if (r == 0) {
 		stfs_tree_set_text_mtime(fs->tree, name, &view.mtime);
-		drop_draft(fs, metadata ? STFS_INO_METADATA : stfs_fs_ino(name, STFS_FORM_SIDECAR));
 		r = remove_source(fs, from);
 	}
 	if (name != STFS_NO_NUMBER)
@@ -231,11 +224,12 @@ static int rename_to_npy(struct stfs_fs *fs, const struct stfs_target *from, con
 	if (r == 0) {
 		pthread_mutex_lock(&fs->drafts_lock);
 		r = stfs_draft_take_npy(fs, name, &node, &header);
+		if (r == 0)
+			(void)stfs_draft_remove(fs, stfs_fs_ino(name, STFS_FORM_NPY));
 		pthread_mutex_unlock(&fs->drafts_lock);
 	}
 	if (r == 0) {
 		stfs_tree_set_mtime(fs->tree, node, &view.mtime);
-		drop_draft(fs, stfs_fs_ino(name, STFS_FORM_NPY));
 		r = remove_source(fs, from);
 	} else if (node != STFS_NO_NUMBER) {
 		stfs_tree_end_writing(fs->tree, node);

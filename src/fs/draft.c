@@ -360,6 +360,23 @@ int stfs_draft_open(struct stfs_fs *fs, fuse_ino_t ino, bool fresh, struct stfs_
 	return r;
 }
 
+bool stfs_draft_remove(struct stfs_fs *fs, fuse_ino_t ino)
+{
+	struct stfs_draft *draft = stfs_draft_find(fs, ino);
+	enum stfs_form form;
+	uint32_t name;
+
+	if (draft) {
+		draft->removed = true;
+		unlist(fs, draft);
+	}
+	if (ino == STFS_INO_METADATA)
+		stfs_draft_accept(fs, STFS_NO_NUMBER, STFS_FORM_SIDECAR);
+	else if (stfs_fs_split(ino, &name, &form))
+		stfs_draft_accept(fs, name, form);
+	return draft != NULL;
+}
+
 void stfs_draft_close(struct stfs_fs *fs, struct stfs_draft *draft)
 {
 	bool empty;

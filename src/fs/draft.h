@@ -7,6 +7,9 @@
  *                                \----> refused (EINVAL): still a draft, the tensor is as it was
  *   written --last close------> taken over, or dropped with a line in .stfs
  *
+ * Who removes x.npy, or puts another in its place, ends the draft for the directory: those who have it open go on
+ * with it, nothing of it is taken over, and what is written to that name from then on is another draft.
+ *
  * A text that was taken over is the tensor's own again until more is written. A .npy that was taken over is
  * the tensor from then on: what is still written goes there.
  */
@@ -23,7 +26,7 @@ struct stfs_draft {
 	unsigned users;
 	bool changed;        /* since it was taken over */
 	bool taken;          /* a .npy that is the tensor now */
-	bool removed;        /* its name was: nothing is taken over */
+	bool removed;        /* its name was: not in the list any more, and nothing is taken over */
 	struct stfs_buf text;   /* but of a .npy */
 	uint32_t node;          /* of a .npy: hidden, or when taken that of the tensor; open */
 	struct stfs_buf header; /* of a .npy that is taken: what the file began with */
@@ -42,6 +45,8 @@ uint64_t stfs_draft_len(struct stfs_fs *fs, const struct stfs_draft *draft);
  * empty when `fresh`. 0 or -errno. Takes drafts_lock.
  */
 int stfs_draft_open(struct stfs_fs *fs, fuse_ino_t ino, bool fresh, struct stfs_draft **draft);
+/* The file has lost its name, and what was refused of it is no longer of interest. Whether there was a draft. */
+bool stfs_draft_remove(struct stfs_fs *fs, fuse_ino_t ino);
 /* A user less; the last one has it taken over or dropped. */
 void stfs_draft_close(struct stfs_fs *fs, struct stfs_draft *draft);
 
