@@ -405,10 +405,11 @@ void stfs_fs_op_fsync(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse
 	struct stfs_fs *fs = fuse_req_userdata(req);
 	struct stfs_handle *handle = stfs_handle_of(fi);
 	struct stfs_node_view view = {0};
-	uint32_t node = handle->node;
+	uint32_t node = handle->node, name = handle->name;
 	int r = 0;
 
 	if (handle->draft) {
+		name = handle->draft->name;
 		pthread_mutex_lock(&fs->drafts_lock);
 		r = stfs_draft_take(fs, handle->draft);
 		if (handle->draft->taken)
@@ -416,8 +417,8 @@ void stfs_fs_op_fsync(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse
 		pthread_mutex_unlock(&fs->drafts_lock);
 	}
 	stfs_tree_hold(fs->tree);
-	if (handle->name != STFS_NO_NUMBER && node == STFS_NO_NUMBER)
-		node = stfs_tree_named(fs->tree, handle->name);
+	if (name != STFS_NO_NUMBER && node == STFS_NO_NUMBER)
+		node = stfs_tree_named(fs->tree, name);
 	if (node != STFS_NO_NUMBER)
 		stfs_tree_node(fs->tree, node, &view);
 	stfs_tree_release(fs->tree);

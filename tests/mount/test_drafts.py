@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Files that mean nothing before they are complete: x.npy, x.json and __metadata__.json while they are written, and
 what becomes of them when others remove, replace, read or sync them, or the mount ends, meanwhile."""
+import contextlib
+import errno
 import io
 import json
 import os
@@ -24,11 +26,19 @@ def npy(array):
     return buffer.getvalue()
 
 
-def opened(path, data=b"", flags=os.O_WRONLY | os.O_CREAT | os.O_TRUNC):
-    """A descriptor of a file with this in it, not yet closed."""
-    fd = os.open(path, flags, 0o644)
-    assert os.write(fd, data) == len(data)
-    return fd
+@pytest.fixture
+def begin(made):
+    """begin(file, data=b"", mode="wb"): a file with this in it, which stays open until the test ends."""
+    begun = []
+
+    def begin(file, data=b"", mode="wb"):
+        begun.append(open(made.path / file, mode, buffering=0))
+        assert begun[-1].write(data) == len(data)
+        return begun[-1]
+    yield begin
+    for file in begun:
+        with contextlib.suppress(OSError):
+            file.close()
 
 
 def official(made):
@@ -39,16 +49,16 @@ def official(made):
 
 
 @pytest.mark.parametrize("again", [True, False])
-def test_a_removed_array_does_not_take_in_the_next(made, stfs, again):
-    first = opened(made.path / "n.npy", b"half an array")
+def test_a_removed_array_does_not_take_in_the_next(made, begin, stfs, again):
+    first = begin("n.npy", b"half an array")
     os.unlink(made.path / "n.npy")
     assert not os.path.exists(made.path / "n.npy")
     array = np.arange(4, dtype=np.float32)
     if again:
         np.save(made.path / "n.npy", array)
-    os.write(first, b" and more")
-    os.ftruncate(first, 3)
-    os.close(first)
+    first.write(b" and more")
+    first.truncate(3)
+    first.close()
     assert sorted(os.listdir(made.path)) == sorted(["n", "n.json"] * again + ["x", "x.json", "y", "y.json"])
     stfs("sync", made.path)
     assert official(made).get("n") == (("F32", [4], array.tobytes()) if again else None)
@@ -58,13 +68,40 @@ def test_a_removed_array_does_not_take_in_the_next(made, stfs, again):
     ("x.json", '{"dtype":"F32","shape":[2,4]}', '{"dtype":"U8","shape":[32]}'),
     ("__metadata__.json", '{"by":"rename"}', '{"by":"writing"}'),
 ])
-def test_a_replaced_text_does_not_take_in_the_next(made, stfs, file, first, second):
-    reader = opened(made.path / file, flags=os.O_RDWR | os.O_CREAT)
+def test_a_replaced_text_does_not_take_in_the_next(made, begin, stfs, file, first, second):
+    other = begin(file, mode="r+b" if file == "x.json" else "wb")
     (made.path / ".t").write_text(first)
     os.rename(made.path / ".t", made.path / file)
     (made.path / file).write_text(second)
-    os.close(reader)
+    other.close()
     stfs("sync", made.path)
     shown = json.loads((made.path / file).read_text())
     assert shown == shown | json.loads(second)
     assert official(made)["x"][0] == ("U8" if file == "x.json" else "F32")
+
+
+# --- fsync ------------------------------------------------------------------------------------------------
+
+
+def fsync(file):
+    """0 or the errno."""
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        return error.errno
+    return 0
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_fsync_of_a_sidecar_commits_its_tensor(made, begin, there):
+    """Also of one that was there before: no 0 for a type that is not in the model."""
+    name = "x" if there else "new"
+    if not there:
+        (made.path / name).write_bytes(bytes(32))
+    sidecar = begin(f"{name}.json", b'{"dtype":"F32","shape":[3]}')
+    assert fsync(sidecar) == errno.EINVAL
+    text = b'{"dtype":"F32","shape":[2,4]}'
+    sidecar.truncate(0)
+    sidecar.seek(0)
+    sidecar.write(text)
+    assert fsync(sidecar) == 0 and official(made)[name][:2] == ("F32", [2, 4])
