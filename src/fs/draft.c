@@ -2,6 +2,7 @@
 #include "fs/draft.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -338,23 +339,52 @@ static int make(struct stfs_fs *fs, fuse_ino_t ino, bool fresh, struct stfs_draf
 	return 0;
 }
 
-int stfs_draft_open(struct stfs_fs *fs, fuse_ino_t ino, bool fresh, struct stfs_draft **out)
+/* Whether a file is read and written as a draft: its text means nothing before it is complete. */
+static bool wants_draft(fuse_ino_t ino, const struct stfs_draft *draft, int flags)
+{
+	bool writes = (flags & O_ACCMODE) != O_RDONLY;
+	enum stfs_form form;
+	uint32_t number;
+
+	if (draft && draft->changed)
+		return true;
+	if (ino == STFS_INO_METADATA)
+		return writes;
+	if (!stfs_fs_split(ino, &number, &form) || form == STFS_FORM_RAW)
+		return false;
+	return writes && (form == STFS_FORM_SIDECAR || flags & O_TRUNC);
+}
+
+static int find_or_make(struct stfs_fs *fs, fuse_ino_t ino, bool fresh, struct stfs_draft **draft)
+{
+	if (!*draft)
+		return make(fs, ino, fresh, draft);
+	if (fresh)
+		return stfs_draft_resize(fs, *draft, 0);
+	if (!(*draft)->changed && (*draft)->form != STFS_FORM_NPY)
+		return fill(fs, *draft); /* the tensor may have got another type since */
+	return 0;
+}
+
+int stfs_draft_open(struct stfs_fs *fs, fuse_ino_t ino, int flags, struct stfs_draft **out)
 {
 	struct stfs_draft *draft;
 	int r = 0;
 
+	*out = NULL;
+	/* Decided and opened at once: a .npy may be taken over at any time, and is the tensor then. */
 	pthread_mutex_lock(&fs->drafts_lock);
 	draft = stfs_draft_find(fs, ino);
-	if (!draft)
-		r = make(fs, ino, fresh, &draft);
-	else if (fresh)
-		r = stfs_draft_resize(fs, draft, 0);
-	else if (!draft->changed && draft->form != STFS_FORM_NPY)
-		r = fill(fs, draft); /* the tensor may have got another type since */
-	if (r == 0) {
-		draft->users++;
-		draft->changed |= fresh;
-		*out = draft;
+	if (wants_draft(ino, draft, flags)) {
+		/* Who would only hear of it at close(2) may not listen. */
+		r = (flags & O_ACCMODE) != O_RDONLY && stfs_tree_in_place_only(fs->tree) ? -EACCES : 0;
+		if (r == 0)
+			r = find_or_make(fs, ino, flags & O_TRUNC, &draft);
+		if (r == 0) {
+			draft->users++;
+			draft->changed |= (flags & O_TRUNC) != 0;
+			*out = draft;
+		}
 	}
 	pthread_mutex_unlock(&fs->drafts_lock);
 	return r;

@@ -41,10 +41,11 @@ struct stfs_draft *stfs_draft_find(const struct stfs_fs *fs, fuse_ino_t ino);
 uint64_t stfs_draft_len(struct stfs_fs *fs, const struct stfs_draft *draft);
 
 /*
- * One more user of the draft of `ino`, which is made if there is none: of what the file says now, or
- * empty when `fresh`. 0 or -errno. Takes drafts_lock.
+ * The draft that who opens `ino` with these flags (O_*) reads and writes, with one more user; NULL for a file that is
+ * read and written as it is. One is made of what the file says now, with O_TRUNC empty. 0; -EACCES when nothing could
+ * be taken over; -ESTALE, -ENOMEM, and as stfs_tree_resize(). Takes drafts_lock.
  */
-int stfs_draft_open(struct stfs_fs *fs, fuse_ino_t ino, bool fresh, struct stfs_draft **draft);
+int stfs_draft_open(struct stfs_fs *fs, fuse_ino_t ino, int flags, struct stfs_draft **draft);
 /* The file has lost its name, and what was refused of it is no longer of interest. Whether there was a draft. */
 bool stfs_draft_remove(struct stfs_fs *fs, fuse_ino_t ino);
 /* A user less; the last one has it taken over or dropped. */

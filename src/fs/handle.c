@@ -176,23 +176,9 @@ static int open_status(fuse_req_t req, struct stfs_fs *fs, struct stfs_handle *h
 	return r < 0 ? r : stfs_fs_status(fs, &handle->text->buf);
 }
 
-/* Whether a file is read and written as a draft: its text means nothing before it is complete. */
-static bool wants_draft(const struct stfs_fs *fs, const struct stfs_handle *handle, int flags)
-{
-	const struct stfs_draft *draft = stfs_draft_find(fs, handle->ino);
-	bool writes = (flags & O_ACCMODE) != O_RDONLY;
-
-	if (draft && draft->changed)
-		return true;
-	if (handle->ino == STFS_INO_METADATA || handle->form == STFS_FORM_SIDECAR)
-		return writes;
-	return handle->form == STFS_FORM_NPY && writes && flags & O_TRUNC;
-}
-
 static int fill(fuse_req_t req, struct stfs_fs *fs, struct stfs_handle *handle, int flags)
 {
 	uint32_t number;
-	bool draft;
 	int r;
 
 	if (handle->ino == STFS_INO_ROOT)
@@ -200,14 +186,9 @@ static int fill(fuse_req_t req, struct stfs_fs *fs, struct stfs_handle *handle, 
 	if (handle->ino == STFS_INO_STATUS)
 		return (flags & O_ACCMODE) != O_RDONLY ? -EACCES : open_status(req, fs, handle);
 	(void)stfs_fs_split(handle->ino, &number, &handle->form);
-	pthread_mutex_lock(&fs->drafts_lock);
-	draft = wants_draft(fs, handle, flags);
-	pthread_mutex_unlock(&fs->drafts_lock);
-	/* Who would only hear of it at close(2) may not listen. */
-	if (draft && (flags & O_ACCMODE) != O_RDONLY && stfs_tree_in_place_only(fs->tree))
-		return -EACCES;
-	if (draft)
-		return stfs_draft_open(fs, handle->ino, flags & O_TRUNC, &handle->draft);
+	r = stfs_draft_open(fs, handle->ino, flags, &handle->draft);
+	if (r < 0 || handle->draft)
+		return r;
 	stfs_tree_hold(fs->tree);
 	r = handle->ino == STFS_INO_METADATA ? open_text(fs, handle) : open_form(fs, handle);
 	stfs_tree_release(fs->tree);
@@ -345,7 +326,7 @@ static int create_draft(struct stfs_fs *fs, const struct stfs_target *target, st
 		handle->ino = stfs_fs_ino(handle->name, handle->form);
 		stfs_notify_npy_opened(fs->notify);
 	}
-	return r < 0 ? r : stfs_draft_open(fs, handle->ino, true, &handle->draft);
+	return r < 0 ? r : stfs_draft_open(fs, handle->ino, O_WRONLY | O_TRUNC, &handle->draft);
 }
 
 /* Opens what is not there yet: handle->ino is then known to the kernel once. */

@@ -6,6 +6,8 @@ import errno
 import io
 import json
 import os
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -105,3 +107,32 @@ def test_fsync_of_a_sidecar_commits_its_tensor(made, begin, there):
     sidecar.seek(0)
     sidecar.write(text)
     assert fsync(sidecar) == 0 and official(made)[name][:2] == ("F32", [2, 4])
+
+
+# --- read while it is written ----------------------------------------------------------------------------
+
+
+def test_who_opens_an_array_while_it_is_saved_has_an_array(made):
+    """Whenever it was opened: in the end it reads as what was saved."""
+    data = npy(np.arange(64, dtype=np.float32))
+    (made.path / "n.npy").write_bytes(data)
+    saved, files = threading.Event(), []
+
+    def save():
+        while not saved.is_set():
+            (made.path / "n.npy").write_bytes(data)
+
+    writer = threading.Thread(target=save)
+    writer.start()
+    try:
+        for _ in range(400):
+            with contextlib.suppress(FileNotFoundError):
+                files.append(open(made.path / "n.npy", "rb", buffering=0))
+            time.sleep(0.001)
+    finally:
+        saved.set()
+        writer.join()
+    wrong = {file.read() for file in files} - {data}
+    for file in files:
+        file.close()
+    assert wrong == set()
