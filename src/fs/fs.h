@@ -116,6 +116,8 @@ int stfs_fs_target(struct stfs_fs *fs, const char *name, struct stfs_target *tar
 int stfs_fs_lookup(struct stfs_fs *fs, const char *name, fuse_ino_t *ino);
 /* Counts that the kernel has heard of it once more. */
 void stfs_fs_know(struct stfs_fs *fs, fuse_ino_t ino);
+/* That it has forgotten it so many times. Takes the tree. */
+void stfs_fs_forget(struct stfs_fs *fs, fuse_ino_t ino, uint64_t times);
 
 /*
  * attr.c, with the tree held and drafts_lock: fills `st` for an inode, and how long it is true. 0, -ESTALE

@@ -316,17 +316,22 @@ static int create_raw(struct stfs_fs *fs, const struct stfs_target *target, stru
 
 static int create_draft(struct stfs_fs *fs, const struct stfs_target *target, struct stfs_handle *handle)
 {
-	int r = 0;
+	int r;
 
 	if (target->kind == STFS_FILE_METADATA) {
 		handle->ino = STFS_INO_METADATA;
 	} else {
 		r = stfs_tree_make_name(fs->tree, target->stem, &handle->name);
+		if (r < 0)
+			return r;
 		handle->form = target->kind == STFS_FILE_NPY ? STFS_FORM_NPY : STFS_FORM_SIDECAR;
 		handle->ino = stfs_fs_ino(handle->name, handle->form);
 		stfs_notify_npy_opened(fs->notify);
 	}
-	return r < 0 ? r : stfs_draft_open(fs, handle->ino, O_WRONLY | O_TRUNC, &handle->draft);
+	r = stfs_draft_open(fs, handle->ino, O_WRONLY | O_TRUNC, &handle->draft);
+	if (r < 0)
+		stfs_fs_forget(fs, handle->ino, 1);
+	return r;
 }
 
 /* Opens what is not there yet: handle->ino is then known to the kernel once. */
@@ -376,14 +381,18 @@ void stfs_fs_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode
 	struct stfs_fs *fs = fuse_req_userdata(req);
 	struct stfs_handle *handle = make_handle(STFS_INO_ROOT);
 	struct fuse_entry_param entry;
+	fuse_ino_t ino;
 	int r = handle ? 0 : -ENOMEM;
 
 	if (r == 0 && parent != STFS_INO_ROOT)
 		r = -ENOTDIR;
 	if (r == 0)
 		r = create(fs, name, handle, fi->flags);
-	if (r == 0)
+	if (r == 0) {
 		r = entry_of(fs, handle, &entry);
+		if (r < 0)
+			stfs_fs_forget(fs, handle->ino, 1);
+	}
 	if (r < 0) {
 		drop(fs, handle);
 		fuse_reply_err(req, -r);
@@ -393,8 +402,12 @@ void stfs_fs_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode
 	fi->flags |= O_CREAT;
 	choose_mode(fs, handle, fi);
 	enlist(fs, handle);
-	if (fuse_reply_create(req, &entry, fi) == -ENOENT)
+	ino = handle->ino;
+	/* ENOENT here: the caller was interrupted, and neither release nor forget will come. */
+	if (fuse_reply_create(req, &entry, fi) == -ENOENT) {
 		close_handle(fs, handle);
+		stfs_fs_forget(fs, ino, 1);
+	}
 }
 
 /* ---- Closing ---- */
