@@ -198,49 +198,67 @@ static int check_len(struct stfs_fs *fs, uint32_t node, const struct stfs_npy *n
 			    (unsigned long long)npy->data_len);
 }
 
+static void drop_hidden(struct stfs_fs *fs, uint32_t hidden)
+{
+	stfs_tree_end_writing(fs->tree, hidden);
+	stfs_tree_closed(fs->tree, hidden);
+}
+
 /* The hidden file has become the tensor's, or has given its bytes to it: that one is open now. */
 static void hand_over(struct stfs_fs *fs, uint32_t hidden, uint32_t node)
 {
-	if (node != hidden) {
-		stfs_tree_hold(fs->tree);
-		stfs_tree_opened(fs->tree, node);
-		stfs_tree_release(fs->tree);
+	if (node == hidden) {
+		stfs_tree_end_writing(fs->tree, hidden);
+		return;
 	}
-	stfs_tree_end_writing(fs->tree, hidden);
-	if (node != hidden)
-		stfs_tree_closed(fs->tree, hidden);
+	stfs_tree_hold(fs->tree);
+	stfs_tree_opened(fs->tree, node);
+	stfs_tree_release(fs->tree);
+	drop_hidden(fs, hidden);
+}
+
+/*
+ * The bytes of the hidden file *node become the tensor's, from `skip` on; or those of a new one, in C order. Only when
+ * they have, the file that was written is let go: what fails may be tried again.
+ */
+static int adopt(struct stfs_fs *fs, uint32_t name, const struct stfs_npy *npy, uint32_t *node, struct stfs_err *err)
+{
+	const struct stfs_wanted_type wanted = {npy->dtype, npy->shape.dims, npy->shape.rank, npy->data_len};
+	uint32_t written = *node, hidden = written;
+	int r = npy->fortran_order ? stfs_fortran_to_c(fs, npy, written, &hidden, err) : 0;
+
+	if (r < 0)
+		return r;
+	*node = hidden;
+	r = stfs_tree_adopt(fs->tree, name, node, npy->fortran_order ? 0 : npy->header_len, &wanted);
+	if (r == 0)
+		hand_over(fs, hidden, *node);
+	else
+		*node = written;
+	if (hidden != written)
+		drop_hidden(fs, r == 0 ? written : hidden);
+	return r;
 }
 
 int stfs_draft_take_npy(struct stfs_fs *fs, uint32_t name, uint32_t *node, struct stfs_buf *header)
 {
 	struct stfs_err err = STFS_ERR_INIT;
-	struct stfs_wanted_type wanted;
 	enum stfs_dtype declared;
 	struct stfs_npy npy = {0};
 	bool has = declared_type(fs, name, &declared);
-	uint32_t hidden;
-	uint64_t skip;
 	int r = read_header(fs, *node, has ? &declared : NULL, header, &npy, &err);
 
 	if (r < 0)
 		return refuse(fs, name, STFS_FORM_NPY, r, &err);
-	skip = npy.header_len;
 	r = check_len(fs, *node, &npy, &err);
-	if (r == 0 && npy.fortran_order) {
-		r = stfs_fortran_to_c(fs, &npy, node, &err);
-		skip = r == 0 ? 0 : skip;
+	if (r == 0 && npy.fortran_order) { /* what stands there from now on is an array in C order */
 		stfs_buf_clear(header);
-		if (r == 0) /* what stands there from now on is an array in C order */
-			r = stfs_npy_header(npy.dtype, npy.shape.dims, npy.shape.rank, header);
+		r = stfs_npy_header(npy.dtype, npy.shape.dims, npy.shape.rank, header);
 	}
-	wanted = (struct stfs_wanted_type){npy.dtype, npy.shape.dims, npy.shape.rank, npy.data_len};
-	hidden = *node;
 	if (r == 0)
-		r = stfs_tree_adopt(fs->tree, name, node, skip, &wanted);
-	if (r == 0) {
-		hand_over(fs, hidden, *node);
+		r = adopt(fs, name, &npy, node, &err);
+	if (r == 0)
 		stfs_fs_changed_npy(fs, name, *node);
-	}
 	stfs_npy_free(&npy);
 	return refuse(fs, name, STFS_FORM_NPY, r, &err);
 }

@@ -69,8 +69,7 @@ int stfs_draft_take(struct stfs_fs *fs, struct stfs_draft *draft);
 int stfs_draft_take_text(struct stfs_fs *fs, uint32_t name, struct stfs_str text);
 /*
  * The same of a .npy that stands in the hidden file *node, which is open and being written. 0: *node is the
- * tensor's, open but not being written, and `header` what x.npy begins with. Else *node is hidden still,
- * perhaps another, open and being written.
+ * tensor's, open but not being written, and `header` what x.npy begins with. Else *node is as it was.
  */
 int stfs_draft_take_npy(struct stfs_fs *fs, uint32_t name, uint32_t *node, struct stfs_buf *header);
 

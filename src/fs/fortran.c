@@ -72,30 +72,28 @@ static void drop(struct stfs_fs *fs, uint32_t node)
 	stfs_tree_closed(fs->tree, node);
 }
 
-int stfs_fortran_to_c(struct stfs_fs *fs, const struct stfs_npy *npy, uint32_t *node, struct stfs_err *err)
+int stfs_fortran_to_c(struct stfs_fs *fs, const struct stfs_npy *npy, uint32_t from, uint32_t *to, struct stfs_err *err)
 {
 	STFS_AUTO_FREE char *piece = malloc(PIECE);
-	uint32_t to = STFS_NO_NUMBER, whole = STFS_NO_NUMBER;
-	int r = piece ? stfs_tree_create_hidden(fs->tree, &to) : -ENOMEM;
+	uint32_t whole = STFS_NO_NUMBER;
+	int r = piece ? stfs_tree_create_hidden(fs->tree, to) : -ENOMEM;
 
 	if (r < 0)
 		return r;
 	if (npy->data_len)
-		r = from_one_piece(fs, npy, *node, npy->header_len, to, piece);
+		r = from_one_piece(fs, npy, from, npy->header_len, *to, piece);
 	if (r == -EAGAIN) {
 		r = stfs_tree_create_hidden(fs->tree, &whole);
 		if (r == 0)
-			r = gather(fs, npy, *node, whole, piece);
+			r = gather(fs, npy, from, whole, piece);
 		if (r == 0)
-			r = from_one_piece(fs, npy, whole, 0, to, piece);
+			r = from_one_piece(fs, npy, whole, 0, *to, piece);
 		if (whole != STFS_NO_NUMBER)
 			drop(fs, whole);
 	}
 	if (r < 0) {
-		drop(fs, to);
+		drop(fs, *to);
 		return stfs_err_errno(err, r == -EAGAIN ? -EINVAL : r, "putting it into C order");
 	}
-	drop(fs, *node);
-	*node = to;
 	return 0;
 }

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: MIT */
+/* Files that are being written, without a kernel: what fails and may be tried again. Real mounts: mount/test_drafts.py. */
+#include "tree_tools.h"
+
+#include "format/npy.h"
+#include "fs/draft.h"
+
+#define ROWS 300
+#define COLUMNS 500
+#define BYTES (2 * ROWS * COLUMNS)
+
+static struct stfs_fs fs;
+static struct stfs_draft *draft; /* of f.npy: U16 [ROWS, COLUMNS] in Fortran order, not yet taken over */
+static uint32_t name;
+static size_t header_len;
+
+/* Element [i, j]. */
+static uint16_t element(unsigned i, unsigned j)
+{
+	return (uint16_t)(i * 211 + j * 3);
+}
+
+static void write_draft(const void *bytes, size_t len, uint64_t offset)
+{
+	pthread_mutex_lock(&fs.drafts_lock);
+	ck_assert_int_eq(stfs_draft_write(&fs, draft, bytes, len, offset), 0);
+	pthread_mutex_unlock(&fs.drafts_lock);
+}
+
+static int take(void)
+{
+	int r;
+
+	pthread_mutex_lock(&fs.drafts_lock);
+	r = stfs_draft_take(&fs, draft);
+	pthread_mutex_unlock(&fs.drafts_lock);
+	return r;
+}
+
+static void make_draft(void)
+{
+	STFS_AUTO_BUF struct stfs_buf header = STFS_BUF_INIT;
+	STFS_AUTO_FREE uint16_t *bytes = malloc(BYTES);
+	const uint64_t dims[2] = {ROWS, COLUMNS};
+
+	make_root();
+	make_small();
+	open_as(STFS_TREE_RW);
+	fs = (struct stfs_fs){.tree = tree, .drafts_lock = PTHREAD_MUTEX_INITIALIZER};
+	ck_assert_int_eq(stfs_tree_make_name(tree, str("f"), &name), 0);
+	ck_assert_int_eq(stfs_draft_open(&fs, stfs_fs_ino(name, STFS_FORM_NPY), O_WRONLY | O_TRUNC, &draft), 0);
+	ck_assert_int_eq(stfs_npy_header(STFS_U16, dims, 2, &header), 0);
+	memcpy(memmem(header.data, header.len, "False", 5), "True ", 5);
+	header_len = header.len;
+	for (unsigned i = 0; i < ROWS; i++)
+		for (unsigned j = 0; j < COLUMNS; j++)
+			bytes[j * ROWS + i] = element(i, j);
+	write_draft(header.data, header.len, 0);
+	write_draft(bytes, BYTES, header.len);
+}
+
+static void drop_draft(void)
+{
+	stfs_tree_on_change(tree, NULL, NULL);
+	pthread_mutex_lock(&fs.drafts_lock);
+	stfs_draft_close(&fs, draft);
+	pthread_mutex_unlock(&fs.drafts_lock);
+	for (unsigned i = 0; i < fs.refused_count; i++) {
+		free(fs.refused[i].file);
+		free(fs.refused[i].why);
+	}
+	stfs_tree_forget_name(tree, name, 1);
+	remove_root();
+}
+
+/* The tensor is there, in C order. */
+static void check_taken(void)
+{
+	STFS_AUTO_FREE uint16_t *bytes = malloc(BYTES + 1);
+	uint32_t node = node_of("f");
+
+	ck_assert_uint_ne(node, STFS_NO_NUMBER);
+	stfs_tree_hold(tree);
+	ck_assert_int_eq(stfs_tree_pread(tree, node, bytes, BYTES + 1, 0), BYTES);
+	stfs_tree_release(tree);
+	for (unsigned i = 0; i < ROWS; i++)
+		for (unsigned j = 0; j < COLUMNS; j++)
+			ck_assert_uint_eq(bytes[i * COLUMNS + j], element(i, j));
+}
+
+/* ---- */
+
+static uint64_t spooled;
+
+/* As soon as bytes are written: no edit may be made any more. */
+static void get_stuck(void *data)
+{
+	if (stfs_tree_spooled(tree) > spooled)
+		tree->stuck = true;
+}
+
+START_TEST(an_array_that_was_not_taken_may_be_taken_later)
+{
+	spooled = stfs_tree_spooled(tree);
+	stfs_tree_on_change(tree, get_stuck, NULL);
+	ck_assert_int_eq(take(), -EROFS);
+	ck_assert(tree->stuck);
+	ck_assert_uint_eq(node_of("f"), STFS_NO_NUMBER);
+	tree->stuck = false;
+	stfs_tree_on_change(tree, NULL, NULL);
+	ck_assert_uint_eq(stfs_tree_spooled(tree), spooled);
+	ck_assert_uint_eq(stfs_draft_len(&fs, draft), header_len + BYTES);
+	ck_assert_int_eq(take(), 0);
+	check_taken();
+}
+END_TEST
+
+int main(void)
+{
+	const TTest *const tests[] = {
+		an_array_that_was_not_taken_may_be_taken_later,
+	};
+	Suite *suite = suite_create("draft");
+	TCase *tcase = tcase_create("draft");
+
+	tcase_add_checked_fixture(tcase, make_draft, drop_draft);
+	tcase_set_timeout(tcase, 100);
+	for (size_t i = 0; i < STFS_CHECK_COUNT(tests); i++)
+		tcase_add_test(tcase, tests[i]);
+	suite_add_tcase(suite, tcase);
+	return stfs_check_main(suite);
+}
