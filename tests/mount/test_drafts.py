@@ -136,3 +136,16 @@ def test_who_opens_an_array_while_it_is_saved_has_an_array(made):
     for file in files:
         file.close()
     assert wrong == set()
+
+
+# --- Fortran order ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape,dtype", [
+    ((0, 5), "<f4"), ((1, 1), "<f8"), ((7,), "<i8"), ((3, 5, 7), "|u1"), ((1500, 1601), "<f4"), ((40000, 63), "<f8"),
+    ((3, 700_001), "<i4"), ((700_001, 3), "<i4"), ((3, 400_000, 5), "|u1"), ((61, 1, 67, 2, 71, 11), "<i2"),
+    ((2,) * 21, "<f4"), ((2113, 3001), "|u1")])
+def test_an_array_in_fortran_order(made, shape, dtype):
+    array = np.random.default_rng(7).integers(0, 256, (*shape, np.dtype(dtype).itemsize), np.uint8).view(dtype)[..., 0]
+    np.save(made.path / "f.npy", np.asfortranarray(array))
+    assert (made.path / "f").read_bytes() == array.tobytes()

@@ -5,8 +5,8 @@
 #include "format/npy.h"
 #include "fs/draft.h"
 
-#define ROWS 300
-#define COLUMNS 500
+#define ROWS 3000 /* more than one box */
+#define COLUMNS 1500
 #define BYTES (2 * ROWS * COLUMNS)
 
 static struct stfs_fs fs;
@@ -115,10 +115,39 @@ START_TEST(an_array_that_was_not_taken_may_be_taken_later)
 }
 END_TEST
 
+static ssize_t no_pread(int fd, void *buffer, size_t len, off_t offset)
+{
+	if (len != 4096) { /* the header is read so */
+		errno = EIO;
+		return -1;
+	}
+	return pread(fd, buffer, len, offset);
+}
+
+static void *no_mmap(void *address, size_t len, int prot, int flags, int fd, off_t offset)
+{
+	errno = ENODEV;
+	return MAP_FAILED;
+}
+
+/* The disk of the spool: an error, and no signal. */
+START_TEST(an_array_that_cannot_be_read_is_not_taken)
+{
+	calls.pread = no_pread;
+	calls.mmap = no_mmap;
+	stfs_io = &calls;
+	ck_assert_int_eq(take(), -EIO);
+	ck_assert_uint_eq(node_of("f"), STFS_NO_NUMBER);
+	stfs_io = &stfs_io_system;
+	ck_assert_int_eq(take(), 0);
+	check_taken();
+}
+END_TEST
+
 int main(void)
 {
 	const TTest *const tests[] = {
-		an_array_that_was_not_taken_may_be_taken_later,
+		an_array_that_was_not_taken_may_be_taken_later, an_array_that_cannot_be_read_is_not_taken,
 	};
 	Suite *suite = suite_create("draft");
 	TCase *tcase = tcase_create("draft");
