@@ -210,33 +210,33 @@ static int copy_hidden(struct stfs_fs *fs, uint32_t from, uint64_t len, uint32_t
 /* mv .x.npy.tmp x.npy */
 static int rename_to_npy(struct stfs_fs *fs, const struct stfs_target *from, const struct stfs_target *to)
 {
-	STFS_AUTO_BUF struct stfs_buf header = STFS_BUF_INIT;
-	uint32_t name = STFS_NO_NUMBER, node = STFS_NO_NUMBER;
+	/* Of nobody else's: in no list. */
+	struct stfs_draft draft = {.form = STFS_FORM_NPY, .node = STFS_NO_NUMBER, .users = 1};
 	struct stfs_node_view view;
 	int r;
 
 	if (!is_loose(fs, from->node, &view))
 		return -EXDEV;
-	r = stfs_tree_make_name(fs->tree, to->stem, &name);
+	r = stfs_tree_make_name(fs->tree, to->stem, &draft.name);
 	if (r < 0)
 		return r;
-	r = copy_hidden(fs, from->node, view.len, &node);
+	draft.ino = stfs_fs_ino(draft.name, STFS_FORM_NPY);
+	r = copy_hidden(fs, from->node, view.len, &draft.node);
 	if (r == 0) {
 		pthread_mutex_lock(&fs->drafts_lock);
-		r = stfs_draft_take_npy(fs, name, &node, &header);
-		if (r == 0)
-			(void)stfs_draft_remove(fs, stfs_fs_ino(name, STFS_FORM_NPY));
+		r = stfs_draft_take_npy(fs, &draft);
 		pthread_mutex_unlock(&fs->drafts_lock);
 	}
 	if (r == 0) {
-		stfs_tree_set_mtime(fs->tree, node, &view.mtime);
+		stfs_tree_set_mtime(fs->tree, draft.node, &view.mtime);
 		r = remove_source(fs, from);
-	} else if (node != STFS_NO_NUMBER) {
-		stfs_tree_end_writing(fs->tree, node);
+	} else if (draft.node != STFS_NO_NUMBER) {
+		stfs_tree_end_writing(fs->tree, draft.node);
 	}
-	if (node != STFS_NO_NUMBER)
-		stfs_tree_closed(fs->tree, node);
-	stfs_tree_forget_name(fs->tree, name, 1);
+	if (draft.node != STFS_NO_NUMBER)
+		stfs_tree_closed(fs->tree, draft.node);
+	stfs_buf_free(&draft.header);
+	stfs_tree_forget_name(fs->tree, draft.name, 1);
 	return r;
 }
 

@@ -25,6 +25,38 @@ struct stfs_draft *stfs_draft_find(const struct stfs_fs *fs, fuse_ino_t ino)
 	return draft;
 }
 
+struct stfs_draft *stfs_draft_find_idle(struct stfs_fs *fs, fuse_ino_t ino)
+{
+	struct stfs_draft *draft = stfs_draft_find(fs, ino);
+
+	while (draft && draft->busy) { /* it may be gone afterwards */
+		pthread_cond_wait(&fs->drafts_idle, &fs->drafts_lock);
+		draft = stfs_draft_find(fs, ino);
+	}
+	return draft;
+}
+
+static void await_idle(struct stfs_fs *fs, const struct stfs_draft *draft)
+{
+	while (draft->busy)
+		pthread_cond_wait(&fs->drafts_idle, &fs->drafts_lock);
+}
+
+/* Nobody else changes the draft until end_busy(), and drafts_lock is not held. */
+static void begin_busy(struct stfs_fs *fs, struct stfs_draft *draft)
+{
+	await_idle(fs, draft);
+	draft->busy = true;
+	pthread_mutex_unlock(&fs->drafts_lock);
+}
+
+/* The lock is held again. */
+static void end_busy(struct stfs_fs *fs, struct stfs_draft *draft)
+{
+	draft->busy = false;
+	pthread_cond_broadcast(&fs->drafts_idle);
+}
+
 uint64_t stfs_draft_len(struct stfs_fs *fs, const struct stfs_draft *draft)
 {
 	struct stfs_node_view view;
@@ -198,71 +230,6 @@ static int check_len(struct stfs_fs *fs, uint32_t node, const struct stfs_npy *n
 			    (unsigned long long)npy->data_len);
 }
 
-static void drop_hidden(struct stfs_fs *fs, uint32_t hidden)
-{
-	stfs_tree_end_writing(fs->tree, hidden);
-	stfs_tree_closed(fs->tree, hidden);
-}
-
-/* The hidden file has become the tensor's, or has given its bytes to it: that one is open now. */
-static void hand_over(struct stfs_fs *fs, uint32_t hidden, uint32_t node)
-{
-	if (node == hidden) {
-		stfs_tree_end_writing(fs->tree, hidden);
-		return;
-	}
-	stfs_tree_hold(fs->tree);
-	stfs_tree_opened(fs->tree, node);
-	stfs_tree_release(fs->tree);
-	drop_hidden(fs, hidden);
-}
-
-/*
- * The bytes of the hidden file *node become the tensor's, from `skip` on; or those of a new one, in C order. Only when
- * they have, the file that was written is let go: what fails may be tried again.
- */
-static int adopt(struct stfs_fs *fs, uint32_t name, const struct stfs_npy *npy, uint32_t *node, struct stfs_err *err)
-{
-	const struct stfs_wanted_type wanted = {npy->dtype, npy->shape.dims, npy->shape.rank, npy->data_len};
-	uint32_t written = *node, hidden = written;
-	int r = npy->fortran_order ? stfs_fortran_to_c(fs, npy, written, &hidden, err) : 0;
-
-	if (r < 0)
-		return r;
-	*node = hidden;
-	r = stfs_tree_adopt(fs->tree, name, node, npy->fortran_order ? 0 : npy->header_len, &wanted);
-	if (r == 0)
-		hand_over(fs, hidden, *node);
-	else
-		*node = written;
-	if (hidden != written)
-		drop_hidden(fs, r == 0 ? written : hidden);
-	return r;
-}
-
-int stfs_draft_take_npy(struct stfs_fs *fs, uint32_t name, uint32_t *node, struct stfs_buf *header)
-{
-	struct stfs_err err = STFS_ERR_INIT;
-	enum stfs_dtype declared;
-	struct stfs_npy npy = {0};
-	bool has = declared_type(fs, name, &declared);
-	int r = read_header(fs, *node, has ? &declared : NULL, header, &npy, &err);
-
-	if (r < 0)
-		return refuse(fs, name, STFS_FORM_NPY, r, &err);
-	r = check_len(fs, *node, &npy, &err);
-	if (r == 0 && npy.fortran_order) { /* what stands there from now on is an array in C order */
-		stfs_buf_clear(header);
-		r = stfs_npy_header(npy.dtype, npy.shape.dims, npy.shape.rank, header);
-	}
-	if (r == 0)
-		r = adopt(fs, name, &npy, node, &err);
-	if (r == 0)
-		stfs_fs_changed_npy(fs, name, *node);
-	stfs_npy_free(&npy);
-	return refuse(fs, name, STFS_FORM_NPY, r, &err);
-}
-
 /* Nobody finds it any more; who has it open goes on with it. */
 static void unlist(struct stfs_fs *fs, const struct stfs_draft *draft)
 {
@@ -274,17 +241,102 @@ static void unlist(struct stfs_fs *fs, const struct stfs_draft *draft)
 		*at = draft->next;
 }
 
-static int take_npy(struct stfs_fs *fs, struct stfs_draft *draft)
-{
-	int r = stfs_draft_take_npy(fs, draft->name, &draft->node, &draft->header);
+/* An array on its way to a tensor: where its bytes are, which may be another hidden file than was written. */
+struct array {
+	struct stfs_npy npy;
+	struct stfs_buf header; /* what x.npy begins with from then on */
+	uint32_t node;          /* STFS_NO_NUMBER until it is one */
+	uint64_t skip;          /* bytes before the array */
+};
 
-	if (r < 0) {
-		stfs_buf_clear(&draft->header);
+/* As long as it takes, without a lock. 0; -EINVAL or -EBADMSG when it is none; -errno. */
+static int read_array(struct stfs_fs *fs, uint32_t name, uint32_t written, struct array *array, struct stfs_err *err)
+{
+	enum stfs_dtype declared;
+	struct stfs_npy *npy = &array->npy;
+	uint32_t turned = written;
+	bool has = declared_type(fs, name, &declared);
+	int r = read_header(fs, written, has ? &declared : NULL, &array->header, npy, err);
+
+	if (r == 0)
+		r = check_len(fs, written, npy, err);
+	if (r < 0)
 		return r;
+	array->skip = npy->header_len;
+	if (npy->fortran_order) {
+		array->skip = 0;
+		stfs_buf_clear(&array->header);
+		r = stfs_npy_header(npy->dtype, npy->shape.dims, npy->shape.rank, &array->header);
+		if (r == 0)
+			r = stfs_fortran_to_c(fs, npy, written, &turned, err);
 	}
+	if (r == 0)
+		array->node = turned;
+	return r;
+}
+
+static void drop_hidden(struct stfs_fs *fs, uint32_t hidden)
+{
+	stfs_tree_end_writing(fs->tree, hidden);
+	stfs_tree_closed(fs->tree, hidden);
+}
+
+/*
+ * The array becomes the tensor's, and the draft shows that. drafts_lock is held: nobody finds the one without the
+ * other. What was written is let go afterwards, so that what fails may be tried again.
+ */
+static int adopt(struct stfs_fs *fs, struct stfs_draft *draft, struct array *array)
+{
+	const struct stfs_npy *npy = &array->npy;
+	const struct stfs_wanted_type wanted = {npy->dtype, npy->shape.dims, npy->shape.rank, npy->data_len};
+	struct stfs_draft *listed;
+	uint32_t node = array->node;
+	int r = stfs_tree_adopt(fs->tree, draft->name, &node, array->skip, &wanted);
+
+	if (r < 0)
+		return r;
+	stfs_tree_hold(fs->tree);
+	stfs_tree_opened(fs->tree, node);
+	stfs_tree_release(fs->tree);
+	draft->node = node;
+	stfs_buf_free(&draft->header);
+	draft->header = array->header;
+	array->header = (struct stfs_buf)STFS_BUF_INIT;
 	draft->taken = true;
-	unlist(fs, draft);
+	listed = stfs_draft_find(fs, draft->ino);
+	if (listed && listed != draft) /* it would be taken over later, though it is older */
+		listed->removed = true;
+	if (listed)
+		unlist(fs, listed);
 	return 0;
+}
+
+int stfs_draft_take_npy(struct stfs_fs *fs, struct stfs_draft *draft)
+{
+	struct stfs_err err = STFS_ERR_INIT;
+	struct array array = {.node = STFS_NO_NUMBER};
+	uint32_t written;
+	int r;
+
+	begin_busy(fs, draft);
+	written = draft->node;
+	r = read_array(fs, draft->name, written, &array, &err);
+	pthread_mutex_lock(&fs->drafts_lock);
+	if (r == 0 && !draft->removed) /* meanwhile */
+		r = adopt(fs, draft, &array);
+	r = refuse(fs, draft->name, STFS_FORM_NPY, r, &err);
+	pthread_mutex_unlock(&fs->drafts_lock);
+	if (draft->taken) {
+		stfs_fs_changed_npy(fs, draft->name, draft->node);
+		drop_hidden(fs, written);
+	}
+	if (array.node != STFS_NO_NUMBER && array.node != written)
+		drop_hidden(fs, array.node);
+	stfs_npy_free(&array.npy);
+	stfs_buf_free(&array.header);
+	pthread_mutex_lock(&fs->drafts_lock);
+	end_busy(fs, draft);
+	return r;
 }
 
 int stfs_draft_take(struct stfs_fs *fs, struct stfs_draft *draft)
@@ -292,6 +344,7 @@ int stfs_draft_take(struct stfs_fs *fs, struct stfs_draft *draft)
 	uint64_t len;
 	int r;
 
+	await_idle(fs, draft);
 	if (!draft->changed || draft->removed || draft->taken)
 		return 0;
 	stfs_tree_hold(fs->tree);
@@ -300,7 +353,7 @@ int stfs_draft_take(struct stfs_fs *fs, struct stfs_draft *draft)
 	/* Just opened, or a shell that closes its copy of the descriptor: nothing was meant by it yet. */
 	if (len == 0)
 		return 0;
-	r = draft->form == STFS_FORM_NPY ? take_npy(fs, draft)
+	r = draft->form == STFS_FORM_NPY ? stfs_draft_take_npy(fs, draft)
 					 : stfs_draft_take_text(fs, draft->name, stfs_buf_str(&draft->text));
 	if (r == 0)
 		draft->changed = false;
@@ -392,7 +445,7 @@ int stfs_draft_open(struct stfs_fs *fs, fuse_ino_t ino, int flags, struct stfs_d
 	*out = NULL;
 	/* Decided and opened at once: a .npy may be taken over at any time, and is the tensor then. */
 	pthread_mutex_lock(&fs->drafts_lock);
-	draft = stfs_draft_find(fs, ino);
+	draft = flags & O_TRUNC ? stfs_draft_find_idle(fs, ino) : stfs_draft_find(fs, ino);
 	if (wants_draft(ino, draft, flags)) {
 		/* Who would only hear of it at close(2) may not listen. */
 		r = (flags & O_ACCMODE) != O_RDONLY && stfs_tree_in_place_only(fs->tree) ? -EACCES : 0;
@@ -429,15 +482,17 @@ void stfs_draft_close(struct stfs_fs *fs, struct stfs_draft *draft)
 {
 	bool empty;
 
-	if (--draft->users)
+	if (draft->users == 1) {
+		stfs_tree_hold(fs->tree);
+		empty = stfs_draft_len(fs, draft) == 0;
+		stfs_tree_release(fs->tree);
+		if (empty && draft->changed && !draft->removed)
+			stfs_draft_refuse(fs, draft->name, draft->form, "nothing was written to it");
+		else
+			(void)stfs_draft_take(fs, draft); /* noted for .stfs */
+	}
+	if (--draft->users) /* somebody may have opened it meanwhile */
 		return;
-	stfs_tree_hold(fs->tree);
-	empty = stfs_draft_len(fs, draft) == 0;
-	stfs_tree_release(fs->tree);
-	if (empty && draft->changed && !draft->removed)
-		stfs_draft_refuse(fs, draft->name, draft->form, "nothing was written to it");
-	else
-		(void)stfs_draft_take(fs, draft); /* noted for .stfs */
 	unlist(fs, draft);
 	if (draft->form == STFS_FORM_NPY) {
 		if (!draft->taken)
@@ -467,6 +522,7 @@ int stfs_draft_resize(struct stfs_fs *fs, struct stfs_draft *draft, uint64_t len
 {
 	int r;
 
+	await_idle(fs, draft);
 	if (draft->form != STFS_FORM_NPY)
 		r = resize_text(draft, len);
 	else if (!draft->taken)
@@ -487,8 +543,11 @@ int stfs_draft_write(struct stfs_fs *fs, struct stfs_draft *draft, const void *b
 	int r = 0;
 
 	if (draft->form == STFS_FORM_NPY) {
+		begin_busy(fs, draft);
 		r = draft->taken ? stfs_fs_write_npy(fs, draft->node, stfs_buf_str(&draft->header), bytes, len, offset)
 				 : stfs_tree_write(fs->tree, draft->node, bytes, len, offset);
+		pthread_mutex_lock(&fs->drafts_lock);
+		end_busy(fs, draft);
 	} else {
 		if (offset + len > draft->text.len)
 			r = resize_text(draft, offset + len);
@@ -504,17 +563,22 @@ int stfs_draft_write(struct stfs_fs *fs, struct stfs_draft *draft, const void *b
 
 ssize_t stfs_draft_read(struct stfs_fs *fs, struct stfs_draft *draft, void *buffer, size_t len, uint64_t offset)
 {
-	struct stfs_str head = stfs_buf_str(draft->form == STFS_FORM_NPY ? &draft->header : &draft->text);
-	size_t from_head = offset < head.len ? stfs_min_u64(head.len - offset, len) : 0;
+	struct stfs_str head;
+	size_t from_head;
 	ssize_t got = 0;
+	uint32_t node;
 
+	pthread_mutex_lock(&fs->drafts_lock);
+	head = stfs_buf_str(draft->form == STFS_FORM_NPY ? &draft->header : &draft->text);
+	from_head = offset < head.len ? stfs_min_u64(head.len - offset, len) : 0;
 	if (from_head)
 		memcpy(buffer, head.ptr + offset, from_head);
-	if (draft->form != STFS_FORM_NPY || from_head == len)
-		return (ssize_t)from_head;
-	stfs_tree_hold(fs->tree);
-	got = stfs_tree_pread(fs->tree, draft->node, (char *)buffer + from_head, len - from_head,
-			      offset + from_head - head.len);
+	node = draft->node;
+	stfs_tree_hold(fs->tree); /* from here on it is not taken over */
+	pthread_mutex_unlock(&fs->drafts_lock);
+	if (node != STFS_NO_NUMBER && from_head < len)
+		got = stfs_tree_pread(fs->tree, node, (char *)buffer + from_head, len - from_head,
+				      offset + from_head - head.len);
 	stfs_tree_release(fs->tree);
 	return got < 0 ? got : (ssize_t)from_head + got;
 }

@@ -10,6 +10,10 @@
  * Who removes x.npy, or puts another in its place, ends the draft for the directory: those who have it open go on
  * with it, nothing of it is taken over, and what is written to that name from then on is another draft.
  *
+ * An array may be as large as the disk: while one is written or taken over it is *busy*, and drafts_lock, which
+ * every look at the directory takes, is not held. Then only who made it busy changes it, with the lock held; it is
+ * looked at and read as it was.
+ *
  * A text that was taken over is the tensor's own again until more is written. A .npy that was taken over is
  * the tensor from then on: what is still written goes there.
  */
@@ -24,6 +28,7 @@ struct stfs_draft {
 	enum stfs_form form; /* NPY; else SIDECAR, of the metadata too */
 	uint32_t name;       /* STFS_NO_NUMBER: of the metadata */
 	unsigned users;
+	bool busy;           /* see above */
 	bool changed;        /* since it was taken over */
 	bool taken;          /* a .npy that is the tensor now */
 	bool removed;        /* its name was: not in the list any more, and nothing is taken over */
@@ -33,10 +38,15 @@ struct stfs_draft {
 	struct timespec mtime;
 };
 
-/* All but stfs_draft_open() with fs->drafts_lock held; none with the tree held, but for find and len. */
+/*
+ * All but open and read with fs->drafts_lock held; none with the tree held, but for find and len. Those that say so
+ * release the lock meanwhile: the draft must be one that the caller has open.
+ */
 
 /* The draft of an inode, or NULL. */
 struct stfs_draft *stfs_draft_find(const struct stfs_fs *fs, fuse_ino_t ino);
+/* The same, not busy: releases the lock while it waits for that. */
+struct stfs_draft *stfs_draft_find_idle(struct stfs_fs *fs, fuse_ino_t ino);
 /* Bytes of the file; with the tree held. */
 uint64_t stfs_draft_len(struct stfs_fs *fs, const struct stfs_draft *draft);
 
@@ -48,18 +58,18 @@ uint64_t stfs_draft_len(struct stfs_fs *fs, const struct stfs_draft *draft);
 int stfs_draft_open(struct stfs_fs *fs, fuse_ino_t ino, int flags, struct stfs_draft **draft);
 /* The file has lost its name, and what was refused of it is no longer of interest. Whether there was a draft. */
 bool stfs_draft_remove(struct stfs_fs *fs, fuse_ino_t ino);
-/* A user less; the last one has it taken over or dropped. */
+/* A user less; the last one has it taken over or dropped. Releases the lock. */
 void stfs_draft_close(struct stfs_fs *fs, struct stfs_draft *draft);
 
-/* 0; -EFBIG, -EINVAL (another .npy header under a tensor that is there), and as stfs_tree_write(). */
+/* 0; -EFBIG, -EINVAL (another .npy header under a tensor that is there), and as stfs_tree_write(). Release the lock. */
 int stfs_draft_write(struct stfs_fs *fs, struct stfs_draft *draft, const void *bytes, size_t len,
 		     uint64_t offset);
 int stfs_draft_resize(struct stfs_fs *fs, struct stfs_draft *draft, uint64_t len);
-/* Bytes read, or -errno. */
+/* Bytes read, or -errno. Takes the lock. */
 ssize_t stfs_draft_read(struct stfs_fs *fs, struct stfs_draft *draft, void *buffer, size_t len,
 			uint64_t offset);
 
-/* Takes it over, if it was changed. 0; -EINVAL when it does not parse, noted for .stfs; -errno. */
+/* Takes it over, if it was changed. 0; -EINVAL when it does not parse, noted for .stfs; -errno. Releases the lock. */
 int stfs_draft_take(struct stfs_fs *fs, struct stfs_draft *draft);
 
 /*
@@ -68,10 +78,10 @@ int stfs_draft_take(struct stfs_fs *fs, struct stfs_draft *draft);
  */
 int stfs_draft_take_text(struct stfs_fs *fs, uint32_t name, struct stfs_str text);
 /*
- * The same of a .npy that stands in the hidden file *node, which is open and being written. 0: *node is the
- * tensor's, open but not being written, and `header` what x.npy begins with. Else *node is as it was.
+ * Takes over a draft of a .npy, listed or not, whatever it holds. 0: draft->node is the tensor's, open but not being
+ * written, and draft->header what x.npy begins with. Else it is as it was. Releases the lock.
  */
-int stfs_draft_take_npy(struct stfs_fs *fs, uint32_t name, uint32_t *node, struct stfs_buf *header);
+int stfs_draft_take_npy(struct stfs_fs *fs, struct stfs_draft *draft);
 
 /* Notes for .stfs and the log what was refused. With drafts_lock held. */
 void stfs_draft_refuse(struct stfs_fs *fs, uint32_t name, enum stfs_form form, const char *why);

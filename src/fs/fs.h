@@ -52,6 +52,7 @@ struct stfs_fs {
 	pthread_mutex_t handles_lock;
 	struct stfs_handle *handles; /* owned: all that are open; guarded by handles_lock */
 	pthread_mutex_t drafts_lock;
+	pthread_cond_t drafts_idle;  /* a draft is not busy any more */
 	struct stfs_draft *drafts;   /* owned: what is being written; guarded by drafts_lock */
 	struct stfs_refused refused[STFS_REFUSED_MOST]; /* guarded by drafts_lock */
 	unsigned refused_count;

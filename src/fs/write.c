@@ -119,7 +119,7 @@ static int resize(struct stfs_fs *fs, fuse_ino_t ino, uint64_t len, const struct
 
 	pthread_mutex_lock(&fs->drafts_lock);
 	if (!draft)
-		draft = stfs_draft_find(fs, ino);
+		draft = stfs_draft_find_idle(fs, ino);
 	r = draft ? stfs_draft_resize(fs, draft, len) : 0;
 	pthread_mutex_unlock(&fs->drafts_lock);
 	if (r == 0 && draft && draft->taken) /* only of a handle: the list has none */

@@ -46,7 +46,8 @@ static void make_draft(void)
 	make_root();
 	make_small();
 	open_as(STFS_TREE_RW);
-	fs = (struct stfs_fs){.tree = tree, .drafts_lock = PTHREAD_MUTEX_INITIALIZER};
+	fs = (struct stfs_fs){.tree = tree, .drafts_lock = PTHREAD_MUTEX_INITIALIZER,
+			       .drafts_idle = PTHREAD_COND_INITIALIZER};
 	ck_assert_int_eq(stfs_tree_make_name(tree, str("f"), &name), 0);
 	ck_assert_int_eq(stfs_draft_open(&fs, stfs_fs_ino(name, STFS_FORM_NPY), O_WRONLY | O_TRUNC, &draft), 0);
 	ck_assert_int_eq(stfs_npy_header(STFS_U16, dims, 2, &header), 0);
@@ -115,6 +116,83 @@ START_TEST(an_array_that_was_not_taken_may_be_taken_later)
 }
 END_TEST
 
+static unsigned held, loose; /* edits told while drafts_lock was held, and while it was not */
+
+static void try_lock(void *data)
+{
+	if (pthread_mutex_trylock(&fs.drafts_lock) == 0) {
+		loose++;
+		pthread_mutex_unlock(&fs.drafts_lock);
+	} else {
+		held++;
+	}
+}
+
+/* Who looks at the directory does not wait for as long as that takes: only for the moment in which the names change. */
+START_TEST(writing_and_taking_hold_no_lock)
+{
+	held = loose = 0;
+	stfs_tree_on_change(tree, try_lock, NULL);
+	write_draft("\x93", 1, 0);
+	ck_assert_uint_eq(held, 0);
+	ck_assert_uint_eq(loose, 1);
+	ck_assert_int_eq(take(), 0);
+	ck_assert_uint_le(held, 1);
+	ck_assert_uint_ge(loose, 3);
+	check_taken();
+}
+END_TEST
+
+static void *write_beside(void *data)
+{
+	write_draft(data, 2, header_len);
+	return NULL;
+}
+
+static bool started;
+static pthread_t beside;
+
+/* In the middle of being taken over somebody writes, and somebody removes it. */
+static void start_beside(void *data)
+{
+	static const uint16_t other = 0xABCD;
+
+	if (!started) {
+		started = true;
+		ck_assert_int_eq(pthread_create(&beside, NULL, write_beside, (void *)(uintptr_t)&other), 0);
+	}
+	if (data && pthread_mutex_trylock(&fs.drafts_lock) == 0) {
+		stfs_draft_remove(&fs, draft->ino);
+		pthread_mutex_unlock(&fs.drafts_lock);
+	}
+}
+
+START_TEST(what_is_written_while_it_is_taken_comes_after_it)
+{
+	uint16_t first;
+
+	started = false;
+	stfs_tree_on_change(tree, start_beside, NULL);
+	ck_assert_int_eq(take(), 0);
+	pthread_join(beside, NULL);
+	ck_assert(draft->taken && draft->busy == false);
+	ck_assert_int_eq(stfs_draft_read(&fs, draft, &first, 2, header_len), 2);
+	ck_assert_uint_eq(first, 0xABCD);
+}
+END_TEST
+
+START_TEST(what_is_removed_while_it_is_taken_is_not_there)
+{
+	started = false;
+	stfs_tree_on_change(tree, start_beside, &started);
+	ck_assert_int_eq(take(), 0);
+	pthread_join(beside, NULL);
+	ck_assert(!draft->taken && draft->removed);
+	ck_assert_uint_eq(node_of("f"), STFS_NO_NUMBER);
+	ck_assert_uint_eq(stfs_draft_len(&fs, draft), header_len + BYTES);
+}
+END_TEST
+
 static ssize_t no_pread(int fd, void *buffer, size_t len, off_t offset)
 {
 	if (len != 4096) { /* the header is read so */
@@ -148,6 +226,8 @@ int main(void)
 {
 	const TTest *const tests[] = {
 		an_array_that_was_not_taken_may_be_taken_later, an_array_that_cannot_be_read_is_not_taken,
+		writing_and_taking_hold_no_lock, what_is_written_while_it_is_taken_comes_after_it,
+		what_is_removed_while_it_is_taken_is_not_there,
 	};
 	Suite *suite = suite_create("draft");
 	TCase *tcase = tcase_create("draft");
