@@ -504,6 +504,68 @@ void stfs_draft_close(struct stfs_fs *fs, struct stfs_draft *draft)
 	free(draft);
 }
 
+/* ---- The end of the mount ---- */
+
+/* An array that is none, or not yet: nobody will complete it. 0; -EEXIST when that would cost a tensor; -errno. */
+static int keep_bytes(struct stfs_fs *fs, struct stfs_draft *draft)
+{
+	struct array array = {.npy = {.dtype = STFS_U8}, .node = draft->node};
+	uint64_t len;
+	bool there;
+	int r;
+
+	stfs_tree_hold(fs->tree);
+	len = stfs_draft_len(fs, draft);
+	there = stfs_tree_named(fs->tree, draft->name) != STFS_NO_NUMBER;
+	stfs_tree_release(fs->tree);
+	if (there)
+		return -EEXIST;
+	array.npy.data_len = len;
+	array.npy.shape = (struct stfs_shape){.dims = &len, .rank = 1, .elements = len};
+	r = adopt(fs, draft, &array);
+	if (r == 0)
+		drop_hidden(fs, array.node);
+	return r;
+}
+
+static void take_last(struct stfs_fs *fs, struct stfs_draft *draft)
+{
+	char file[STFS_NAME_MAX + sizeof(".json")];
+	uint64_t len;
+	int r;
+
+	stfs_tree_hold(fs->tree);
+	len = stfs_draft_len(fs, draft);
+	stfs_tree_release(fs->tree);
+	r = stfs_draft_take(fs, draft); /* says what is wrong with it */
+	if (r == 0 || len == 0)
+		return;
+	name_file(fs, draft->name, draft->form, file);
+	if (draft->form == STFS_FORM_NPY && keep_bytes(fs, draft) == 0)
+		stfs_log(STFS_LOG_WARNING, "%s: still being written: what there is of it goes into the model as bytes (U8)",
+			 file);
+	else
+		stfs_log(STFS_LOG_ERROR, "%s: still being written: what was written to it is LOST: %s", file, strerror(-r));
+}
+
+void stfs_draft_take_all(struct stfs_fs *fs)
+{
+	struct stfs_draft *draft, *next;
+
+	/* Private edits end with the mount; of one that is stuck nothing can be taken, but perhaps later. */
+	if (stfs_tree_mode(fs->tree) == STFS_TREE_COW || stfs_tree_is_stuck(fs->tree))
+		return;
+	pthread_mutex_lock(&fs->drafts_lock);
+	for (draft = fs->drafts; draft; draft = next) {
+		next = draft->next;
+		if (draft->changed)
+			take_last(fs, draft);
+		draft->removed = true; /* whoever has it open, it is over */
+	}
+	fs->drafts = NULL;
+	pthread_mutex_unlock(&fs->drafts_lock);
+}
+
 /* ---- Reading and writing ---- */
 
 static int resize_text(struct stfs_draft *draft, uint64_t len)

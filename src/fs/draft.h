@@ -6,6 +6,8 @@
  *   written --flush, fsync or rename--> taken over: the tensor has that type, or those bytes
  *                                \----> refused (EINVAL): still a draft, the tensor is as it was
  *   written --last close------> taken over, or dropped with a line in .stfs
+ *   written --end of the mount-> taken over; an array that is none becomes a tensor of bytes where there is none of
+ *                               that name; or dropped with a line in the log
  *
  * Who removes x.npy, or puts another in its place, ends the draft for the directory: those who have it open go on
  * with it, nothing of it is taken over, and what is written to that name from then on is another draft.
@@ -71,6 +73,9 @@ ssize_t stfs_draft_read(struct stfs_fs *fs, struct stfs_draft *draft, void *buff
 
 /* Takes it over, if it was changed. 0; -EINVAL when it does not parse, noted for .stfs; -errno. Releases the lock. */
 int stfs_draft_take(struct stfs_fs *fs, struct stfs_draft *draft);
+
+/* All of them, at the end of the mount, when nobody writes any more and before the last commit. Takes the lock. */
+void stfs_draft_take_all(struct stfs_fs *fs);
 
 /*
  * What was written elsewhere becomes that of a sidecar or of the metadata (`name` STFS_NO_NUMBER): as if it

@@ -12,6 +12,7 @@
 #include "base/arith.h"
 #include "base/log.h"
 #include "format/sidecar.h"
+#include "fs/draft.h"
 #include "fs/notify.h"
 
 /*
@@ -336,11 +337,14 @@ int stfs_sync_finish(struct stfs_sync *sync)
 	pthread_mutex_unlock(&sync->lock);
 	pthread_join(sync->thread, NULL);
 	stfs_tree_on_change(tree, NULL, NULL);
+	stfs_draft_take_all(sync->fs);
 	r = commit(sync, &last, "end");
 	if (r < 0 && r != -EINVAL && stfs_tree_is_stuck(tree)) {
 		resumed = stfs_tree_resume(tree, &err);
-		if (resumed == 0)
+		if (resumed == 0) {
+			stfs_draft_take_all(sync->fs);
 			r = commit(sync, &last, "end");
+		}
 	}
 	if (r >= 0 || r == -EINVAL)
 		return 0;

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import signal
 import threading
 import time
 
@@ -149,3 +150,45 @@ def test_an_array_in_fortran_order(made, shape, dtype):
     array = np.random.default_rng(7).integers(0, 256, (*shape, np.dtype(dtype).itemsize), np.uint8).view(dtype)[..., 0]
     np.save(made.path / "f.npy", np.asfortranarray(array))
     assert (made.path / "f").read_bytes() == array.tobytes()
+
+
+# --- the end of the mount ---------------------------------------------------------------------------------
+
+
+def end(made):
+    os.kill(made.pid, signal.SIGTERM)
+    assert made.ended() == 0
+    return made.stderr()
+
+
+def test_what_is_complete_at_the_end_is_committed(made, begin):
+    array = np.arange(12, dtype=np.int32).reshape(3, 4)
+    begin("n.npy", npy(array))
+    begin("x.npy", npy(np.asfortranarray(array)))
+    begin("y.json", b'{"dtype":"F32","shape":[2,4]}')
+    begin("__metadata__.json", b'{"a":"b"}')
+    assert end(made) == ""
+    found = official(made)
+    assert found["n"] == found["x"] == ("I32", [3, 4], array.tobytes()) and found["y"][:2] == ("F32", [2, 4])
+    assert models.read_header(made.model)[0]["__metadata__"] == {"a": "b"}
+
+
+def test_what_is_not_complete_at_the_end_is_named(made, begin):
+    """An array is kept as the bytes that it is, unless that would cost one that is there."""
+    before, half = official(made), npy(np.arange(12))[:-1]
+    begin("n.npy", half)
+    for file, data in (("x.npy", half), ("y.json", b"{"), ("__metadata__.json", b"{")):
+        begin(file, data)
+    said = end(made)
+    assert official(made) == dict(before, n=("U8", [len(half)], half))
+    for file, what in (("n.npy", "bytes (U8)"), ("x.npy", "LOST"), ("y.json", "LOST"), ("__metadata__.json", "LOST")):
+        assert [line for line in said.splitlines() if f"{file}: still being written" in line and what in line], said
+
+
+def test_what_is_removed_at_the_end_is_gone(made, begin):
+    begin("n.npy", npy(np.arange(12)))
+    os.unlink(made.path / "n.npy")
+    begin("y.json", b"")
+    before = official(made)
+    end(made)
+    assert official(made) == before
