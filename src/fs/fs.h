@@ -3,8 +3,10 @@
  * A mounted model: the directory of DESIGN section 3 over the tree of the store (store/tree.h). What
  * inode numbers mean, and why the kernel may keep what it learned, is in docs/writing.md.
  *
- * Locks, outermost first: drafts_lock (fs/draft.h), the tree's lock, handles_lock. No callback of the
- * kernel's holds any of them while it is told to forget something (fs/notify.h).
+ * Locks, outermost first: drafts_lock (fs/draft.h); the tree's lock and, under it, its stripes (store/tree.h);
+ * handles_lock; that of the sync thread (fs/sync.c), which the tree's on_change takes once the tree's lock is released,
+ * mostly with drafts_lock held; the arena's (store/arena.h). The notifier's is taken alone. The kernel is told to forget
+ * something when none of them is held (fs/notify.h).
  */
 #ifndef STFS_FS_FS_H
 #define STFS_FS_FS_H

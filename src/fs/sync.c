@@ -33,7 +33,7 @@ struct waiter {
 struct stfs_sync {
 	struct stfs_fs *fs; /* borrowed */
 	pthread_t thread;
-	pthread_mutex_t lock; /* guards what follows; taken while nothing else is held */
+	pthread_mutex_t lock; /* guards what follows; its place: fs/fs.h */
 	pthread_cond_t come;
 	struct waiter *waiters, **last; /* owned */
 	uint64_t first_change, last_change; /* milliseconds; 0: none since the last commit */
