@@ -412,6 +412,28 @@ MUTANTS = [
     Mutant("a signal ends the requests before the notifier",
            "src/fs/signals.c", "	take_over(SIGTERM);\n", "", "test_a_signal_ends_a_mount_that_is_busy_with_both_forms",
            "mount/programs"),
+    Mutant("a removed draft is found by its name",
+           "src/fs/draft.c", "		draft->removed = true;\n		unlist(fs, draft);", "		draft->removed = true;",
+           "test_a_removed_array_does_not_take_in_the_next", "mount/drafts"),
+    Mutant("fsync of a sidecar that was there asks for no tensor",
+           "src/fs/change.c", "		name = handle->draft->name;\n", "",
+           "test_fsync_of_a_sidecar_commits_its_tensor", "mount/drafts"),
+    Mutant("what is being written at the end of the mount is dropped",
+           "src/fs/sync.c", "	stfs_draft_take_all(sync->fs);\n	r = commit", "	r = commit",
+           "test_what_is_complete_at_the_end_is_committed", "mount/drafts"),
+    Mutant("the last box of an axis is as large as the others",
+           "src/fs/fortran.c", "stfs_min_u64(t->axes[i].most, t->axes[i].len - t->axes[i].from)", "t->axes[i].most",
+           "test_an_array_in_fortran_order", "mount/drafts"),
+    Mutant("the kernel's count of a name stays when nothing was created",
+           "src/fs/handle.c", "	if (r < 0)\n		stfs_fs_forget(fs, handle->ino, 1);\n	return r;", "	return r;",
+           "test_files_that_cannot_be_created_cost_nothing", "mount/unprivileged"),
+    Mutant("an array is written to while it is taken over",
+           "src/fs/draft.c", "	while (draft->busy)\n", "	while (draft->busy && false)\n",
+           "what_is_written_while_it_is_taken_comes_after_it", "draft"),
+    Mutant("an array in Fortran order is let go before its place is taken",
+           "src/fs/draft.c", "	if (r < 0)\n		return r;\n	stfs_tree_hold(fs->tree);\n	stfs_tree_opened",
+           "	drop_hidden(fs, draft->node);\n	draft->node = array->node;\n	if (r < 0)\n		return r;\n	stfs_tree_hold(fs->tree);\n"
+           "	stfs_tree_opened", "an_array_that_was_not_taken_may_be_taken_later", "draft"),
 ]
 
 

@@ -149,8 +149,12 @@ int stfs_fs_stat_open(struct stfs_fs *fs, const struct stfs_handle *handle, stru
 {
 	struct stfs_node_view view = {0};
 
-	if (handle->draft)
-		return -ESTALE;
+	if (handle->draft) {
+		st->st_nlink = 0;
+		set_len(st, stfs_draft_len(fs, handle->draft));
+		set_times(st, handle->draft->mtime, handle->draft->mtime);
+		return 0;
+	}
 	if (handle->node != STFS_NO_NUMBER && !stfs_tree_node(fs->tree, handle->node, &view))
 		return -ESTALE;
 	st->st_nlink = 0;

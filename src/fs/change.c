@@ -29,20 +29,12 @@ static int find_target(struct stfs_fs *fs, const char *name, struct stfs_target 
 /* A draft whose name goes: it is not taken over any more. Whether there was one. */
 static bool drop_draft(struct stfs_fs *fs, fuse_ino_t ino)
 {
-	struct stfs_draft *draft;
-	enum stfs_form form;
-	uint32_t name;
+	bool there;
 
 	pthread_mutex_lock(&fs->drafts_lock);
-	draft = stfs_draft_find(fs, ino);
-	if (draft)
-		draft->removed = true;
-	if (ino == STFS_INO_METADATA)
-		stfs_draft_accept(fs, STFS_NO_NUMBER, STFS_FORM_SIDECAR);
-	else if (stfs_fs_split(ino, &name, &form))
-		stfs_draft_accept(fs, name, form);
+	there = stfs_draft_remove(fs, ino);
 	pthread_mutex_unlock(&fs->drafts_lock);
-	return draft != NULL;
+	return there;
 }
 
 /* Its number stays its own, though it may lose its name, until it is forgotten again. */
@@ -248,10 +240,11 @@ static int rename_to_text(struct stfs_fs *fs, const struct stfs_target *from, co
 		return r;
 	pthread_mutex_lock(&fs->drafts_lock);
 	r = stfs_draft_take_text(fs, name, stfs_buf_str(&text));
+	if (r == 0)
+		(void)stfs_draft_remove(fs, metadata ? STFS_INO_METADATA : stfs_fs_ino(name, STFS_FORM_SIDECAR));
 	pthread_mutex_unlock(&fs->drafts_lock);
 	if (r == 0) {
 		stfs_tree_set_text_mtime(fs->tree, name, &view.mtime);
-		drop_draft(fs, metadata ? STFS_INO_METADATA : stfs_fs_ino(name, STFS_FORM_SIDECAR));
 		r = remove_source(fs, from);
 	}
 	if (name != STFS_NO_NUMBER)
@@ -275,32 +268,33 @@ static int copy_hidden(struct stfs_fs *fs, uint32_t from, uint64_t len, uint32_t
 /* mv .x.npy.tmp x.npy */
 static int rename_to_npy(struct stfs_fs *fs, const struct stfs_target *from, const struct stfs_target *to)
 {
-	STFS_AUTO_BUF struct stfs_buf header = STFS_BUF_INIT;
-	uint32_t name = STFS_NO_NUMBER, node = STFS_NO_NUMBER;
+	/* Of nobody else's: in no list. */
+	struct stfs_draft draft = {.form = STFS_FORM_NPY, .node = STFS_NO_NUMBER, .users = 1};
 	struct stfs_node_view view;
 	int r;
 
 	if (!is_loose(fs, from->node, &view))
 		return -EXDEV;
-	r = stfs_tree_make_name(fs->tree, to->stem, &name);
+	r = stfs_tree_make_name(fs->tree, to->stem, &draft.name);
 	if (r < 0)
 		return r;
-	r = copy_hidden(fs, from->node, view.len, &node);
+	draft.ino = stfs_fs_ino(draft.name, STFS_FORM_NPY);
+	r = copy_hidden(fs, from->node, view.len, &draft.node);
 	if (r == 0) {
 		pthread_mutex_lock(&fs->drafts_lock);
-		r = stfs_draft_take_npy(fs, name, &node, &header);
+		r = stfs_draft_take_npy(fs, &draft);
 		pthread_mutex_unlock(&fs->drafts_lock);
 	}
 	if (r == 0) {
-		stfs_tree_set_mtime(fs->tree, node, &view.mtime);
-		drop_draft(fs, stfs_fs_ino(name, STFS_FORM_NPY));
+		stfs_tree_set_mtime(fs->tree, draft.node, &view.mtime);
 		r = remove_source(fs, from);
-	} else if (node != STFS_NO_NUMBER) {
-		stfs_tree_end_writing(fs->tree, node);
+	} else if (draft.node != STFS_NO_NUMBER) {
+		stfs_tree_end_writing(fs->tree, draft.node);
 	}
-	if (node != STFS_NO_NUMBER)
-		stfs_tree_closed(fs->tree, node);
-	stfs_tree_forget_name(fs->tree, name, 1);
+	if (draft.node != STFS_NO_NUMBER)
+		stfs_tree_closed(fs->tree, draft.node);
+	stfs_buf_free(&draft.header);
+	stfs_tree_forget_name(fs->tree, draft.name, 1);
 	return r;
 }
 
@@ -499,10 +493,11 @@ void stfs_fs_op_fsync(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse
 	struct stfs_fs *fs = fuse_req_userdata(req);
 	struct stfs_handle *handle = stfs_handle_of(fi);
 	struct stfs_node_view view = {0};
-	uint32_t node = handle->node;
+	uint32_t node = handle->node, name = handle->name;
 	int r = 0;
 
 	if (handle->draft) {
+		name = handle->draft->name;
 		pthread_mutex_lock(&fs->drafts_lock);
 		r = stfs_draft_take(fs, handle->draft);
 		if (handle->draft->taken)
@@ -510,8 +505,8 @@ void stfs_fs_op_fsync(fuse_req_t req, fuse_ino_t ino, int data_only, struct fuse
 		pthread_mutex_unlock(&fs->drafts_lock);
 	}
 	stfs_tree_hold(fs->tree);
-	if (handle->name != STFS_NO_NUMBER && node == STFS_NO_NUMBER)
-		node = stfs_tree_named(fs->tree, handle->name);
+	if (name != STFS_NO_NUMBER && node == STFS_NO_NUMBER)
+		node = stfs_tree_named(fs->tree, name);
 	if (node != STFS_NO_NUMBER)
 		stfs_tree_node(fs->tree, node, &view);
 	stfs_tree_release(fs->tree);

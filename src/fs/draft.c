@@ -2,6 +2,7 @@
 #include "fs/draft.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -22,6 +23,38 @@ struct stfs_draft *stfs_draft_find(const struct stfs_fs *fs, fuse_ino_t ino)
 	while (draft && draft->ino != ino)
 		draft = draft->next;
 	return draft;
+}
+
+struct stfs_draft *stfs_draft_find_idle(struct stfs_fs *fs, fuse_ino_t ino)
+{
+	struct stfs_draft *draft = stfs_draft_find(fs, ino);
+
+	while (draft && draft->busy) { /* it may be gone afterwards */
+		pthread_cond_wait(&fs->drafts_idle, &fs->drafts_lock);
+		draft = stfs_draft_find(fs, ino);
+	}
+	return draft;
+}
+
+static void await_idle(struct stfs_fs *fs, const struct stfs_draft *draft)
+{
+	while (draft->busy)
+		pthread_cond_wait(&fs->drafts_idle, &fs->drafts_lock);
+}
+
+/* Nobody else changes the draft until end_busy(), and drafts_lock is not held. */
+static void begin_busy(struct stfs_fs *fs, struct stfs_draft *draft)
+{
+	await_idle(fs, draft);
+	draft->busy = true;
+	pthread_mutex_unlock(&fs->drafts_lock);
+}
+
+/* The lock is held again. */
+static void end_busy(struct stfs_fs *fs, struct stfs_draft *draft)
+{
+	draft->busy = false;
+	pthread_cond_broadcast(&fs->drafts_idle);
 }
 
 uint64_t stfs_draft_len(struct stfs_fs *fs, const struct stfs_draft *draft)
@@ -197,53 +230,6 @@ static int check_len(struct stfs_fs *fs, uint32_t node, const struct stfs_npy *n
 			    (unsigned long long)npy->data_len);
 }
 
-/* The hidden file has become the tensor's, or has given its bytes to it: that one is open now. */
-static void hand_over(struct stfs_fs *fs, uint32_t hidden, uint32_t node)
-{
-	if (node != hidden) {
-		stfs_tree_hold(fs->tree);
-		stfs_tree_opened(fs->tree, node);
-		stfs_tree_release(fs->tree);
-	}
-	stfs_tree_end_writing(fs->tree, hidden);
-	if (node != hidden)
-		stfs_tree_closed(fs->tree, hidden);
-}
-
-int stfs_draft_take_npy(struct stfs_fs *fs, uint32_t name, uint32_t *node, struct stfs_buf *header)
-{
-	struct stfs_err err = STFS_ERR_INIT;
-	struct stfs_wanted_type wanted;
-	enum stfs_dtype declared;
-	struct stfs_npy npy = {0};
-	bool has = declared_type(fs, name, &declared);
-	uint32_t hidden;
-	uint64_t skip;
-	int r = read_header(fs, *node, has ? &declared : NULL, header, &npy, &err);
-
-	if (r < 0)
-		return refuse(fs, name, STFS_FORM_NPY, r, &err);
-	skip = npy.header_len;
-	r = check_len(fs, *node, &npy, &err);
-	if (r == 0 && npy.fortran_order) {
-		r = stfs_fortran_to_c(fs, &npy, node, &err);
-		skip = r == 0 ? 0 : skip;
-		stfs_buf_clear(header);
-		if (r == 0) /* what stands there from now on is an array in C order */
-			r = stfs_npy_header(npy.dtype, npy.shape.dims, npy.shape.rank, header);
-	}
-	wanted = (struct stfs_wanted_type){npy.dtype, npy.shape.dims, npy.shape.rank, npy.data_len};
-	hidden = *node;
-	if (r == 0)
-		r = stfs_tree_adopt(fs->tree, name, node, skip, &wanted);
-	if (r == 0) {
-		hand_over(fs, hidden, *node);
-		stfs_fs_changed_npy(fs, *node);
-	}
-	stfs_npy_free(&npy);
-	return refuse(fs, name, STFS_FORM_NPY, r, &err);
-}
-
 /* Nobody finds it any more; who has it open goes on with it. */
 static void unlist(struct stfs_fs *fs, const struct stfs_draft *draft)
 {
@@ -255,17 +241,102 @@ static void unlist(struct stfs_fs *fs, const struct stfs_draft *draft)
 		*at = draft->next;
 }
 
-static int take_npy(struct stfs_fs *fs, struct stfs_draft *draft)
-{
-	int r = stfs_draft_take_npy(fs, draft->name, &draft->node, &draft->header);
+/* An array on its way to a tensor: where its bytes are, which may be another hidden file than was written. */
+struct array {
+	struct stfs_npy npy;
+	struct stfs_buf header; /* what x.npy begins with from then on */
+	uint32_t node;          /* STFS_NO_NUMBER until it is one */
+	uint64_t skip;          /* bytes before the array */
+};
 
-	if (r < 0) {
-		stfs_buf_clear(&draft->header);
+/* As long as it takes, without a lock. 0; -EINVAL or -EBADMSG when it is none; -errno. */
+static int read_array(struct stfs_fs *fs, uint32_t name, uint32_t written, struct array *array, struct stfs_err *err)
+{
+	enum stfs_dtype declared;
+	struct stfs_npy *npy = &array->npy;
+	uint32_t turned = written;
+	bool has = declared_type(fs, name, &declared);
+	int r = read_header(fs, written, has ? &declared : NULL, &array->header, npy, err);
+
+	if (r == 0)
+		r = check_len(fs, written, npy, err);
+	if (r < 0)
 		return r;
+	array->skip = npy->header_len;
+	if (npy->fortran_order) {
+		array->skip = 0;
+		stfs_buf_clear(&array->header);
+		r = stfs_npy_header(npy->dtype, npy->shape.dims, npy->shape.rank, &array->header);
+		if (r == 0)
+			r = stfs_fortran_to_c(fs, npy, written, &turned, err);
 	}
+	if (r == 0)
+		array->node = turned;
+	return r;
+}
+
+static void drop_hidden(struct stfs_fs *fs, uint32_t hidden)
+{
+	stfs_tree_end_writing(fs->tree, hidden);
+	stfs_tree_closed(fs->tree, hidden);
+}
+
+/*
+ * The array becomes the tensor's, and the draft shows that. drafts_lock is held: nobody finds the one without the
+ * other. What was written is let go afterwards, so that what fails may be tried again.
+ */
+static int adopt(struct stfs_fs *fs, struct stfs_draft *draft, struct array *array)
+{
+	const struct stfs_npy *npy = &array->npy;
+	const struct stfs_wanted_type wanted = {npy->dtype, npy->shape.dims, npy->shape.rank, npy->data_len};
+	struct stfs_draft *listed;
+	uint32_t node = array->node;
+	int r = stfs_tree_adopt(fs->tree, draft->name, &node, array->skip, &wanted);
+
+	if (r < 0)
+		return r;
+	stfs_tree_hold(fs->tree);
+	stfs_tree_opened(fs->tree, node);
+	stfs_tree_release(fs->tree);
+	draft->node = node;
+	stfs_buf_free(&draft->header);
+	draft->header = array->header;
+	array->header = (struct stfs_buf)STFS_BUF_INIT;
 	draft->taken = true;
-	unlist(fs, draft);
+	listed = stfs_draft_find(fs, draft->ino);
+	if (listed && listed != draft) /* it would be taken over later, though it is older */
+		listed->removed = true;
+	if (listed)
+		unlist(fs, listed);
 	return 0;
+}
+
+int stfs_draft_take_npy(struct stfs_fs *fs, struct stfs_draft *draft)
+{
+	struct stfs_err err = STFS_ERR_INIT;
+	struct array array = {.node = STFS_NO_NUMBER};
+	uint32_t written;
+	int r;
+
+	begin_busy(fs, draft);
+	written = draft->node;
+	r = read_array(fs, draft->name, written, &array, &err);
+	pthread_mutex_lock(&fs->drafts_lock);
+	if (r == 0 && !draft->removed) /* meanwhile */
+		r = adopt(fs, draft, &array);
+	r = refuse(fs, draft->name, STFS_FORM_NPY, r, &err);
+	pthread_mutex_unlock(&fs->drafts_lock);
+	if (draft->taken) {
+		stfs_fs_changed_npy(fs, draft->node);
+		drop_hidden(fs, written);
+	}
+	if (array.node != STFS_NO_NUMBER && array.node != written)
+		drop_hidden(fs, array.node);
+	stfs_npy_free(&array.npy);
+	stfs_buf_free(&array.header);
+	pthread_mutex_lock(&fs->drafts_lock);
+	end_busy(fs, draft);
+	return r;
 }
 
 int stfs_draft_take(struct stfs_fs *fs, struct stfs_draft *draft)
@@ -273,6 +344,7 @@ int stfs_draft_take(struct stfs_fs *fs, struct stfs_draft *draft)
 	uint64_t len;
 	int r;
 
+	await_idle(fs, draft);
 	if (!draft->changed || draft->removed || draft->taken)
 		return 0;
 	stfs_tree_hold(fs->tree);
@@ -281,7 +353,7 @@ int stfs_draft_take(struct stfs_fs *fs, struct stfs_draft *draft)
 	/* Just opened, or a shell that closes its copy of the descriptor: nothing was meant by it yet. */
 	if (len == 0)
 		return 0;
-	r = draft->form == STFS_FORM_NPY ? take_npy(fs, draft)
+	r = draft->form == STFS_FORM_NPY ? stfs_draft_take_npy(fs, draft)
 					 : stfs_draft_take_text(fs, draft->name, stfs_buf_str(&draft->text));
 	if (r == 0)
 		draft->changed = false;
@@ -350,41 +422,89 @@ static int make(struct stfs_fs *fs, fuse_ino_t ino, bool fresh, struct stfs_draf
 	return 0;
 }
 
-int stfs_draft_open(struct stfs_fs *fs, fuse_ino_t ino, bool fresh, struct stfs_draft **out)
+/* Whether a file is read and written as a draft: its text means nothing before it is complete. */
+static bool wants_draft(fuse_ino_t ino, const struct stfs_draft *draft, int flags)
+{
+	bool writes = (flags & O_ACCMODE) != O_RDONLY;
+	enum stfs_form form;
+	uint32_t number;
+
+	if (draft && draft->changed)
+		return true;
+	if (ino == STFS_INO_METADATA)
+		return writes;
+	if (!stfs_fs_split(ino, &number, &form) || form == STFS_FORM_RAW)
+		return false;
+	return writes && (form == STFS_FORM_SIDECAR || flags & O_TRUNC);
+}
+
+static int find_or_make(struct stfs_fs *fs, fuse_ino_t ino, bool fresh, struct stfs_draft **draft)
+{
+	if (!*draft)
+		return make(fs, ino, fresh, draft);
+	if (fresh)
+		return stfs_draft_resize(fs, *draft, 0);
+	if (!(*draft)->changed && (*draft)->form != STFS_FORM_NPY)
+		return fill(fs, *draft); /* the tensor may have got another type since */
+	return 0;
+}
+
+int stfs_draft_open(struct stfs_fs *fs, fuse_ino_t ino, int flags, struct stfs_draft **out)
 {
 	struct stfs_draft *draft;
 	int r = 0;
 
+	*out = NULL;
+	/* Decided and opened at once: a .npy may be taken over at any time, and is the tensor then. */
 	pthread_mutex_lock(&fs->drafts_lock);
-	draft = stfs_draft_find(fs, ino);
-	if (!draft)
-		r = make(fs, ino, fresh, &draft);
-	else if (fresh)
-		r = stfs_draft_resize(fs, draft, 0);
-	else if (!draft->changed && draft->form != STFS_FORM_NPY)
-		r = fill(fs, draft); /* the tensor may have got another type since */
-	if (r == 0) {
-		draft->users++;
-		draft->changed |= fresh;
-		*out = draft;
+	draft = flags & O_TRUNC ? stfs_draft_find_idle(fs, ino) : stfs_draft_find(fs, ino);
+	if (wants_draft(ino, draft, flags)) {
+		/* Who would only hear of it at close(2) may not listen. */
+		r = (flags & O_ACCMODE) != O_RDONLY && stfs_tree_in_place_only(fs->tree) ? -EACCES : 0;
+		if (r == 0)
+			r = find_or_make(fs, ino, flags & O_TRUNC, &draft);
+		if (r == 0) {
+			draft->users++;
+			draft->changed |= (flags & O_TRUNC) != 0;
+			*out = draft;
+		}
 	}
 	pthread_mutex_unlock(&fs->drafts_lock);
 	return r;
+}
+
+bool stfs_draft_remove(struct stfs_fs *fs, fuse_ino_t ino)
+{
+	struct stfs_draft *draft = stfs_draft_find(fs, ino);
+	enum stfs_form form;
+	uint32_t name;
+
+	if (draft) {
+		draft->removed = true;
+		unlist(fs, draft);
+	}
+	if (ino == STFS_INO_METADATA)
+		stfs_draft_accept(fs, STFS_NO_NUMBER, STFS_FORM_SIDECAR);
+	else if (stfs_fs_split(ino, &name, &form))
+		stfs_draft_accept(fs, name, form);
+	return draft != NULL;
 }
 
 void stfs_draft_close(struct stfs_fs *fs, struct stfs_draft *draft)
 {
 	bool empty;
 
-	if (--draft->users)
+	if (draft->users == 1) {
+		stfs_tree_hold(fs->tree);
+		empty = stfs_draft_len(fs, draft) == 0;
+		stfs_tree_release(fs->tree);
+		if (empty && draft->changed && !draft->removed)
+			stfs_draft_refuse(fs, draft->name, draft->form, "nothing was written to it");
+		else
+			(void)stfs_draft_take(fs, draft); /* noted for .stfs */
+	}
+	if (--draft->users) /* somebody may have opened it meanwhile */
 		return;
-	stfs_tree_hold(fs->tree);
-	empty = stfs_draft_len(fs, draft) == 0;
-	stfs_tree_release(fs->tree);
-	if (empty && draft->changed && !draft->removed)
-		stfs_draft_refuse(fs, draft->name, draft->form, "nothing was written to it");
-	else
-		(void)stfs_draft_take(fs, draft); /* noted for .stfs */
 	unlist(fs, draft);
 	if (draft->form == STFS_FORM_NPY) {
 		if (!draft->taken)
@@ -394,6 +514,68 @@ void stfs_draft_close(struct stfs_fs *fs, struct stfs_draft *draft)
 	stfs_buf_free(&draft->text);
 	stfs_buf_free(&draft->header);
 	free(draft);
+}
+
+/* ---- The end of the mount ---- */
+
+/* An array that is none, or not yet: nobody will complete it. 0; -EEXIST when that would cost a tensor; -errno. */
+static int keep_bytes(struct stfs_fs *fs, struct stfs_draft *draft)
+{
+	struct array array = {.npy = {.dtype = STFS_U8}, .node = draft->node};
+	uint64_t len;
+	bool there;
+	int r;
+
+	stfs_tree_hold(fs->tree);
+	len = stfs_draft_len(fs, draft);
+	there = stfs_tree_named(fs->tree, draft->name) != STFS_NO_NUMBER;
+	stfs_tree_release(fs->tree);
+	if (there)
+		return -EEXIST;
+	array.npy.data_len = len;
+	array.npy.shape = (struct stfs_shape){.dims = &len, .rank = 1, .elements = len};
+	r = adopt(fs, draft, &array);
+	if (r == 0)
+		drop_hidden(fs, array.node);
+	return r;
+}
+
+static void take_last(struct stfs_fs *fs, struct stfs_draft *draft)
+{
+	char file[STFS_NAME_MAX + sizeof(".json")];
+	uint64_t len;
+	int r;
+
+	stfs_tree_hold(fs->tree);
+	len = stfs_draft_len(fs, draft);
+	stfs_tree_release(fs->tree);
+	r = stfs_draft_take(fs, draft); /* says what is wrong with it */
+	if (r == 0 || len == 0)
+		return;
+	name_file(fs, draft->name, draft->form, file);
+	if (draft->form == STFS_FORM_NPY && keep_bytes(fs, draft) == 0)
+		stfs_log(STFS_LOG_WARNING, "%s: still being written: what there is of it goes into the model as bytes (U8)",
+			 file);
+	else
+		stfs_log(STFS_LOG_ERROR, "%s: still being written: what was written to it is LOST: %s", file, strerror(-r));
+}
+
+void stfs_draft_take_all(struct stfs_fs *fs)
+{
+	struct stfs_draft *draft, *next;
+
+	/* Private edits end with the mount; of one that is stuck nothing can be taken, but perhaps later. */
+	if (stfs_tree_mode(fs->tree) == STFS_TREE_COW || stfs_tree_is_stuck(fs->tree))
+		return;
+	pthread_mutex_lock(&fs->drafts_lock);
+	for (draft = fs->drafts; draft; draft = next) {
+		next = draft->next;
+		if (draft->changed)
+			take_last(fs, draft);
+		draft->removed = true; /* whoever has it open, it is over */
+	}
+	fs->drafts = NULL;
+	pthread_mutex_unlock(&fs->drafts_lock);
 }
 
 /* ---- Reading and writing ---- */
@@ -414,6 +596,7 @@ int stfs_draft_resize(struct stfs_fs *fs, struct stfs_draft *draft, uint64_t len
 {
 	int r;
 
+	await_idle(fs, draft);
 	if (draft->form != STFS_FORM_NPY)
 		r = resize_text(draft, len);
 	else if (!draft->taken)
@@ -434,8 +617,11 @@ int stfs_draft_write(struct stfs_fs *fs, struct stfs_draft *draft, const void *b
 	int r = 0;
 
 	if (draft->form == STFS_FORM_NPY) {
+		begin_busy(fs, draft);
 		r = draft->taken ? stfs_fs_write_npy(fs, draft->node, stfs_buf_str(&draft->header), bytes, len, offset)
 				 : stfs_tree_write(fs->tree, draft->node, bytes, len, offset);
+		pthread_mutex_lock(&fs->drafts_lock);
+		end_busy(fs, draft);
 	} else {
 		if (offset + len > draft->text.len)
 			r = resize_text(draft, offset + len);
@@ -451,17 +637,22 @@ int stfs_draft_write(struct stfs_fs *fs, struct stfs_draft *draft, const void *b
 
 ssize_t stfs_draft_read(struct stfs_fs *fs, struct stfs_draft *draft, void *buffer, size_t len, uint64_t offset)
 {
-	struct stfs_str head = stfs_buf_str(draft->form == STFS_FORM_NPY ? &draft->header : &draft->text);
-	size_t from_head = offset < head.len ? stfs_min_u64(head.len - offset, len) : 0;
+	struct stfs_str head;
+	size_t from_head;
 	ssize_t got = 0;
+	uint32_t node;
 
+	pthread_mutex_lock(&fs->drafts_lock);
+	head = stfs_buf_str(draft->form == STFS_FORM_NPY ? &draft->header : &draft->text);
+	from_head = offset < head.len ? stfs_min_u64(head.len - offset, len) : 0;
 	if (from_head)
 		memcpy(buffer, head.ptr + offset, from_head);
-	if (draft->form != STFS_FORM_NPY || from_head == len)
-		return (ssize_t)from_head;
-	stfs_tree_hold(fs->tree);
-	got = stfs_tree_pread(fs->tree, draft->node, (char *)buffer + from_head, len - from_head,
-			      offset + from_head - head.len);
+	node = draft->node;
+	stfs_tree_hold(fs->tree); /* from here on it is not taken over */
+	pthread_mutex_unlock(&fs->drafts_lock);
+	if (node != STFS_NO_NUMBER && from_head < len)
+		got = stfs_tree_pread(fs->tree, node, (char *)buffer + from_head, len - from_head,
+				      offset + from_head - head.len);
 	stfs_tree_release(fs->tree);
 	return got < 0 ? got : (ssize_t)from_head + got;
 }

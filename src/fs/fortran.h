@@ -6,10 +6,10 @@
 #include "fs/fs.h"
 
 /*
- * The array behind the .npy header of *node, a hidden file, in Fortran order: *node is then another hidden
- * file, of the same bytes in C order and without a header, and the old one is closed. Memory: a
- * few MiB. 0; -EINVAL for one larger than can be mapped; another -errno and *node as it was.
+ * The array in Fortran order that stands behind a .npy header in the file `from`: *to is a new hidden file, open and
+ * being written, of the same bytes in C order and without a header. As long as a copy takes, so no lock may be held.
+ * Memory: 8 MiB. 0 or -errno.
  */
-int stfs_fortran_to_c(struct stfs_fs *fs, const struct stfs_npy *npy, uint32_t *node, struct stfs_err *err);
+int stfs_fortran_to_c(struct stfs_fs *fs, const struct stfs_npy *npy, uint32_t from, uint32_t *to, struct stfs_err *err);
 
 #endif

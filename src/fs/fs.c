@@ -143,7 +143,8 @@ int stfs_fs_open(struct stfs_fs *fs, const struct stfs_options *options, struct 
 	int r;
 
 	*fs = (struct stfs_fs){.options = options, .handles_lock = PTHREAD_MUTEX_INITIALIZER,
-			       .drafts_lock = PTHREAD_MUTEX_INITIALIZER, .wake_fd = -1};
+			       .drafts_lock = PTHREAD_MUTEX_INITIALIZER,
+			       .drafts_idle = PTHREAD_COND_INITIALIZER, .wake_fd = -1};
 	r = open_tree(fs, err);
 	if (r == 0)
 		r = prepare(fs, err);

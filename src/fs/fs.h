@@ -3,8 +3,10 @@
  * A mounted model: the directory of DESIGN section 3 over the tree of the store (store/tree.h). What
  * inode numbers mean, and why the kernel may keep what it learned, is in docs/writing.md.
  *
- * Locks, outermost first: drafts_lock (fs/draft.h), the tree's lock, handles_lock. No callback of the
- * kernel's holds any of them while it is told to forget something (fs/notify.h).
+ * Locks, outermost first: drafts_lock (fs/draft.h); the tree's lock and, under it, its stripes (store/tree.h);
+ * handles_lock; that of the sync thread (fs/sync.c), which the tree's on_change takes once the tree's lock is released,
+ * mostly with drafts_lock held; the arena's (store/arena.h). The notifier's is taken alone. The kernel is told to forget
+ * something when none of them is held (fs/notify.h).
  */
 #ifndef STFS_FS_FS_H
 #define STFS_FS_FS_H
@@ -52,6 +54,7 @@ struct stfs_fs {
 	pthread_mutex_t handles_lock;
 	struct stfs_handle *handles; /* owned: all that are open; guarded by handles_lock */
 	pthread_mutex_t drafts_lock;
+	pthread_cond_t drafts_idle;  /* a draft is not busy any more */
 	struct stfs_draft *drafts;   /* owned: what is being written; guarded by drafts_lock */
 	struct stfs_refused refused[STFS_REFUSED_MOST]; /* guarded by drafts_lock */
 	unsigned refused_count;
@@ -125,6 +128,8 @@ int stfs_fs_target(struct stfs_fs *fs, const char *name, struct stfs_target *tar
 int stfs_fs_lookup(struct stfs_fs *fs, const char *name, fuse_ino_t *ino);
 /* Counts that the kernel has heard of it once more. */
 void stfs_fs_know(struct stfs_fs *fs, fuse_ino_t ino);
+/* That it has forgotten it so many times. Takes the tree. */
+void stfs_fs_forget(struct stfs_fs *fs, fuse_ino_t ino, uint64_t times);
 
 /*
  * attr.c, with the tree held and drafts_lock: fills `st` for an inode, and how long it is true. 0, -ESTALE

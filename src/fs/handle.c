@@ -178,23 +178,9 @@ static int open_status(fuse_req_t req, struct stfs_fs *fs, struct stfs_handle *h
 	return r < 0 ? r : stfs_fs_status(fs, &handle->text->buf);
 }
 
-/* Whether a file is read and written as a draft: its text means nothing before it is complete. */
-static bool wants_draft(const struct stfs_fs *fs, const struct stfs_handle *handle, int flags)
-{
-	const struct stfs_draft *draft = stfs_draft_find(fs, handle->ino);
-	bool writes = (flags & O_ACCMODE) != O_RDONLY;
-
-	if (draft && draft->changed)
-		return true;
-	if (handle->ino == STFS_INO_METADATA || handle->form == STFS_FORM_SIDECAR)
-		return writes;
-	return handle->form == STFS_FORM_NPY && writes && flags & O_TRUNC;
-}
-
 static int fill(fuse_req_t req, struct stfs_fs *fs, struct stfs_handle *handle, int flags)
 {
 	uint32_t number;
-	bool draft;
 	int r;
 
 	if (handle->ino == STFS_INO_ROOT)
@@ -202,14 +188,9 @@ static int fill(fuse_req_t req, struct stfs_fs *fs, struct stfs_handle *handle, 
 	if (handle->ino == STFS_INO_STATUS)
 		return (flags & O_ACCMODE) != O_RDONLY ? -EACCES : open_status(req, fs, handle);
 	(void)stfs_fs_split(handle->ino, &number, &handle->form);
-	pthread_mutex_lock(&fs->drafts_lock);
-	draft = wants_draft(fs, handle, flags);
-	pthread_mutex_unlock(&fs->drafts_lock);
-	/* Who would only hear of it at close(2) may not listen. */
-	if (draft && (flags & O_ACCMODE) != O_RDONLY && stfs_tree_in_place_only(fs->tree))
-		return -EACCES;
-	if (draft)
-		return stfs_draft_open(fs, handle->ino, flags & O_TRUNC, &handle->draft);
+	r = stfs_draft_open(fs, handle->ino, flags, &handle->draft);
+	if (r < 0 || handle->draft)
+		return r;
 	stfs_tree_hold(fs->tree);
 	r = handle->ino == STFS_INO_METADATA ? open_text(fs, handle) : open_form(fs, handle);
 	stfs_tree_release(fs->tree);
@@ -337,17 +318,22 @@ static int create_raw(struct stfs_fs *fs, const struct stfs_target *target, stru
 
 static int create_draft(struct stfs_fs *fs, const struct stfs_target *target, struct stfs_handle *handle)
 {
-	int r = 0;
+	int r;
 
 	if (target->kind == STFS_FILE_METADATA) {
 		handle->ino = STFS_INO_METADATA;
 	} else {
 		r = stfs_tree_make_name(fs->tree, target->stem, &handle->name);
+		if (r < 0)
+			return r;
 		handle->form = target->kind == STFS_FILE_NPY ? STFS_FORM_NPY : STFS_FORM_SIDECAR;
 		handle->ino = stfs_fs_ino(handle->name, handle->form);
 		stfs_notify_npy_opened(fs->notify);
 	}
-	return r < 0 ? r : stfs_draft_open(fs, handle->ino, true, &handle->draft);
+	r = stfs_draft_open(fs, handle->ino, O_WRONLY | O_TRUNC, &handle->draft);
+	if (r < 0)
+		stfs_fs_forget(fs, handle->ino, 1);
+	return r;
 }
 
 /* Opens what is not there yet: handle->ino is then known to the kernel once. */
@@ -398,14 +384,18 @@ void stfs_fs_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode
 	struct stfs_fs *fs = fuse_req_userdata(req);
 	struct stfs_handle *handle = make_handle(STFS_INO_ROOT);
 	struct fuse_entry_param entry;
+	fuse_ino_t ino;
 	int r = handle ? 0 : -ENOMEM;
 
 	if (r == 0 && parent != STFS_INO_ROOT)
 		r = -ENOTDIR;
 	if (r == 0)
 		r = create(fs, name, handle, fi->flags);
-	if (r == 0)
+	if (r == 0) {
 		r = entry_of(fs, handle, &entry);
+		if (r < 0)
+			stfs_fs_forget(fs, handle->ino, 1);
+	}
 	if (r < 0) {
 		drop(fs, handle);
 		fuse_reply_err(req, -r);
@@ -415,8 +405,12 @@ void stfs_fs_op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode
 	fi->flags |= O_CREAT;
 	choose_mode(fs, handle, fi);
 	enlist(fs, handle);
-	if (fuse_reply_create(req, &entry, fi) == -ENOENT)
+	ino = handle->ino;
+	/* ENOENT here: the caller was interrupted, and neither release nor forget will come. */
+	if (fuse_reply_create(req, &entry, fi) == -ENOENT) {
 		close_handle(fs, handle);
+		stfs_fs_forget(fs, ino, 1);
+	}
 }
 
 /* ---- Closing ---- */

@@ -63,3 +63,16 @@ void stfs_fs_know(struct stfs_fs *fs, fuse_ino_t ino)
 	else
 		stfs_tree_know_name(fs->tree, number);
 }
+
+void stfs_fs_forget(struct stfs_fs *fs, fuse_ino_t ino, uint64_t times)
+{
+	enum stfs_form form;
+	uint32_t number;
+
+	if (!stfs_fs_split(ino, &number, &form))
+		return;
+	if (form == STFS_FORM_RAW)
+		stfs_tree_forget_node(fs->tree, number, times);
+	else
+		stfs_tree_forget_name(fs->tree, number, times);
+}

@@ -146,11 +146,8 @@ static void reply_draft(fuse_req_t req, struct stfs_fs *fs, struct stfs_handle *
 	STFS_AUTO_FREE char *buffer = malloc(size ? size : 1);
 	ssize_t got = -ENOMEM;
 
-	if (buffer) {
-		pthread_mutex_lock(&fs->drafts_lock);
+	if (buffer)
 		got = stfs_draft_read(fs, handle->draft, buffer, size, from);
-		pthread_mutex_unlock(&fs->drafts_lock);
-	}
 	if (got < 0)
 		fuse_reply_err(req, (int)-got);
 	else

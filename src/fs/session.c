@@ -75,30 +75,17 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 	}
 }
 
-static void forget(struct stfs_fs *fs, fuse_ino_t ino, uint64_t times)
-{
-	enum stfs_form form;
-	uint32_t number;
-
-	if (!stfs_fs_split(ino, &number, &form))
-		return;
-	if (form == STFS_FORM_RAW)
-		stfs_tree_forget_node(fs->tree, number, times);
-	else
-		stfs_tree_forget_name(fs->tree, number, times);
-}
-
 /* Replies: none. */
 static void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup)
 {
-	forget(fuse_req_userdata(req), ino, nlookup);
+	stfs_fs_forget(fuse_req_userdata(req), ino, nlookup);
 	fuse_reply_none(req);
 }
 
 static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets)
 {
 	for (size_t i = 0; i < count; i++)
-		forget(fuse_req_userdata(req), forgets[i].ino, forgets[i].nlookup);
+		stfs_fs_forget(fuse_req_userdata(req), forgets[i].ino, forgets[i].nlookup);
 	fuse_reply_none(req);
 }
 

@@ -12,6 +12,7 @@
 #include "base/arith.h"
 #include "base/log.h"
 #include "format/sidecar.h"
+#include "fs/draft.h"
 #include "fs/notify.h"
 
 /*
@@ -32,7 +33,7 @@ struct waiter {
 struct stfs_sync {
 	struct stfs_fs *fs; /* borrowed */
 	pthread_t thread;
-	pthread_mutex_t lock; /* guards what follows; taken while nothing else is held */
+	pthread_mutex_t lock; /* guards what follows; its place: fs/fs.h */
 	pthread_cond_t come;
 	struct waiter *waiters, **last; /* owned */
 	uint64_t first_change, last_change; /* milliseconds; 0: none since the last commit */
@@ -349,11 +350,14 @@ int stfs_sync_finish(struct stfs_sync *sync)
 	pthread_mutex_unlock(&sync->lock);
 	pthread_join(sync->thread, NULL);
 	stfs_tree_on_change(tree, NULL, NULL);
+	stfs_draft_take_all(sync->fs);
 	r = commit(sync, &last, "end");
 	if (r < 0 && r != -EINVAL && stfs_tree_is_stuck(tree)) {
 		resumed = stfs_tree_resume(tree, &err);
-		if (resumed == 0)
+		if (resumed == 0) {
+			stfs_draft_take_all(sync->fs);
 			r = commit(sync, &last, "end");
+		}
 	}
 	if (r == 0 || r == -EINVAL)
 		return 0;

@@ -111,15 +111,19 @@ static int resize_npy(struct stfs_fs *fs, uint32_t name, uint64_t len)
 
 static int resize(struct stfs_fs *fs, fuse_ino_t ino, uint64_t len, const struct fuse_file_info *fi)
 {
-	struct stfs_draft *draft;
+	/* Of who has one open that one: it may have been removed, and another be written by now. */
+	struct stfs_draft *draft = fi ? stfs_handle_of(fi)->draft : NULL;
 	enum stfs_form form;
 	uint32_t number;
 	int r;
 
 	pthread_mutex_lock(&fs->drafts_lock);
-	draft = stfs_draft_find(fs, ino);
+	if (!draft)
+		draft = stfs_draft_find_idle(fs, ino);
 	r = draft ? stfs_draft_resize(fs, draft, len) : 0;
 	pthread_mutex_unlock(&fs->drafts_lock);
+	if (r == 0 && draft && draft->taken) /* only of a handle: the list has none */
+		stfs_fs_changed_npy(fs, draft->node);
 	if (draft)
 		return r;
 	if (!stfs_fs_split(ino, &number, &form) || form == STFS_FORM_SIDECAR)

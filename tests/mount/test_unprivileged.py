@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import pwd
+import re
 import shutil
 import signal
 import stat
@@ -20,6 +21,7 @@ import pytest
 import models
 from conftest import PATIENCE
 from editing import state
+from test_directory import skip_if_sanitized
 
 USAGE, MODEL, MOUNT = 1, 2, 32
 
@@ -248,6 +250,20 @@ def test_what_a_folder_that_cannot_be_written_cannot_take(user, locked_folder):
         reap(done.stdout)
         assert "taken" not in done.stdout and "there" in done.stdout, (edit, done)
         assert locked_folder.read_bytes() == before
+
+
+def test_files_that_cannot_be_created_cost_nothing(user, locked_folder, daemon_path):
+    """Whatever names people try: none is kept."""
+    skip_if_sanitized(daemon_path)
+    memory = 'grep RssAnon "/proc/$pid/status"'
+    script = f"""
+        "$P" locked/m.safetensors m; cat m/.stfs; pid=$(sed -n 's/.*"pid": \\([0-9]*\\).*/\\1/p' m/.stfs)
+        fill() {{ i=$1; while [ $i -lt $2 ]; do i=$((i + 1)); true > m/{"n" * 200}$i.npy; done; }} 2> /dev/null
+        fill 0 1000; {memory}; fill 1000 21000; {memory}; fusermount3 -u m"""
+    done = user(script)
+    reap(done.stdout)
+    before, after = (int(kib) << 10 for kib in re.findall(r"RssAnon:\s+(\d+) kB", done.stdout))
+    assert after - before < 2 << 20
 
 
 def test_mount_point_cannot_be_made(user):
