@@ -113,6 +113,7 @@ def test_fsync_of_a_sidecar_commits_its_tensor(made, begin, there):
 # --- read while it is written ----------------------------------------------------------------------------
 
 
+@pytest.mark.threads
 def test_who_opens_an_array_while_it_is_saved_has_an_array(made):
     """Whenever it was opened: in the end it reads as what was saved."""
     data = npy(np.arange(64, dtype=np.float32))
