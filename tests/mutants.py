@@ -413,7 +413,7 @@ MUTANTS = [
            "src/fs/signals.c", "	take_over(SIGTERM);\n", "", "test_a_signal_ends_a_mount_that_is_busy_with_both_forms",
            "mount/programs"),
     Mutant("a removed draft is found by its name",
-           "src/fs/draft.c", "		draft->removed = true;\n		unlist(fs, draft);", "		draft->removed = true;",
+           "src/fs/draft.c", "		draft->removed = true;\n		stfs_draft_unlist(fs, draft);", "		draft->removed = true;",
            "test_a_removed_array_does_not_take_in_the_next", "mount/drafts"),
     Mutant("fsync of a sidecar that was there asks for no tensor",
            "src/fs/change.c", "		name = handle->draft->name;\n", "",
@@ -431,7 +431,7 @@ MUTANTS = [
            "src/fs/draft.c", "	while (draft->busy)\n", "	while (draft->busy && false)\n",
            "what_is_written_while_it_is_taken_comes_after_it", "draft"),
     Mutant("an array in Fortran order is let go before its place is taken",
-           "src/fs/draft.c", "	if (r < 0)\n		return r;\n	stfs_tree_hold(fs->tree);\n	stfs_tree_opened",
+           "src/fs/draft_take.c", "	if (r < 0)\n		return r;\n	stfs_tree_hold(fs->tree);\n	stfs_tree_opened",
            "	drop_hidden(fs, draft->node);\n	draft->node = array->node;\n	if (r < 0)\n		return r;\n	stfs_tree_hold(fs->tree);\n"
            "	stfs_tree_opened", "an_array_that_was_not_taken_may_be_taken_later", "draft"),
 ]
