@@ -335,10 +335,12 @@ static int unmount_dead(const struct stfs_mount *mount, const struct stfs_leftov
 	int r = take_down(mount->point, false, err);
 	bool by_itself = r < 0 && is_gone(mount->device);
 
+	if (r < 0 && !by_itself) {
+		r = take_down(mount->point, true, err);
+		by_itself = r < 0 && is_gone(mount->device); /* in the middle of it */
+	}
 	if (by_itself)
 		r = 0;
-	if (r < 0)
-		r = take_down(mount->point, true, err);
 	if (r == 0)
 		stfs_log(STFS_LOG_INFO, by_itself ? "%s: unmounted; its daemon has ended"
 						  : "%s: cleared; its daemon had died", mount->point);
