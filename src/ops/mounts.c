@@ -195,10 +195,12 @@ int stfs_mounts_find_ours(const struct stfs_mounts *mounts, const char *path,
 	return *found && stfs_mount_is_ours(*found) ? 0 : stfs_mounts_refuse(*found, path, err);
 }
 
-bool stfs_mounts_has_device(const struct stfs_mounts *mounts, const char *device)
+bool stfs_mounts_have(const struct stfs_mounts *mounts, const struct stfs_mount *mount)
 {
 	for (size_t i = 0; i < mounts->count; i++)
-		if (strcmp(mounts->items[i].device, device) == 0)
+		if (strcmp(mounts->items[i].device, mount->device) == 0 &&
+		    strcmp(mounts->items[i].type, mount->type) == 0 &&
+		    strcmp(mounts->items[i].source, mount->source) == 0)
 			return true;
 	return false;
 }

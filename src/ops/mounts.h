@@ -45,7 +45,8 @@ int stfs_mounts_find_ours(const struct stfs_mounts *mounts, const char *path,
 			  const struct stfs_mount **found, struct stfs_err *err);
 /* Says that what stands at `path` (NULL: nothing) is no mount of ours. -EINVAL. */
 int stfs_mounts_refuse(const struct stfs_mount *mount, const char *path, struct stfs_err *err);
-bool stfs_mounts_has_device(const struct stfs_mounts *mounts, const char *device);
+/* Whether the file system of `mount` is mounted anywhere: its number alone may be another's by now. */
+bool stfs_mounts_have(const struct stfs_mounts *mounts, const struct stfs_mount *mount);
 
 bool stfs_mount_is_ours(const struct stfs_mount *mount);
 /* Of any program that serves FUSE. */

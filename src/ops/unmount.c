@@ -147,11 +147,11 @@ static int take_down(const char *point, bool lazy, struct stfs_err *err)
 }
 
 /* Whether the file system is gone from our table: else its daemon lives on, elsewhere. */
-static bool is_gone(const char *device)
+static bool is_gone(const struct stfs_mount *mount)
 {
 	STFS_CLEANUP(stfs_mounts_free) struct stfs_mounts mounts = {0};
 
-	return stfs_mounts_read(&mounts) == 0 && !stfs_mounts_has_device(&mounts, device);
+	return stfs_mounts_read(&mounts) == 0 && !stfs_mounts_have(&mounts, mount);
 }
 
 /* ---- The edits ---- */
@@ -227,7 +227,7 @@ static int commit(const struct stfs_mount *mount, const struct stfs_unmounting *
 		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: its daemon ended while it was to "
 				    "commit; once more, `stfs umount` clears the mount", mount->point);
 	/* Somebody else has unmounted it meanwhile: no commit of ours is needed. */
-	if (r < 0 && is_gone(mount->device))
+	if (r < 0 && is_gone(mount))
 		return 0;
 	after = look_again(mount);
 	tell_untyped(mount->point, before, after);
@@ -269,7 +269,7 @@ static int await_end(const struct stfs_mount *mount, int watch, pid_t pid,
 			 mount->point);
 		return 0;
 	}
-	if (!is_gone(mount->device)) {
+	if (!is_gone(mount)) {
 		stfs_log(STFS_LOG_INFO, "%s: mounted elsewhere as well; its daemon goes on",
 			 mount->point);
 		return 0;
@@ -297,7 +297,7 @@ static int take_down_soon(const struct stfs_mount *mount, struct stfs_err *err)
 		r = take_down(mount->point, false, err);
 	}
 	/* When somebody else was faster, what remains is to wait. */
-	return r < 0 && is_gone(mount->device) ? 0 : r;
+	return r < 0 && is_gone(mount) ? 0 : r;
 }
 
 /* `said`: what the daemon says of itself, or NULL. */
@@ -333,11 +333,11 @@ static int unmount_dead(const struct stfs_mount *mount, const struct stfs_leftov
 			struct stfs_err *err)
 {
 	int r = take_down(mount->point, false, err);
-	bool by_itself = r < 0 && is_gone(mount->device);
+	bool by_itself = r < 0 && is_gone(mount);
 
 	if (r < 0 && !by_itself) {
 		r = take_down(mount->point, true, err);
-		by_itself = r < 0 && is_gone(mount->device); /* in the middle of it */
+		by_itself = r < 0 && is_gone(mount); /* in the middle of it */
 	}
 	if (by_itself)
 		r = 0;
