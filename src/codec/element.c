@@ -67,6 +67,15 @@ const struct stfs_element *stfs_element_by_storage(struct stfs_str class_name)
 	return NULL;
 }
 
+const struct stfs_element *stfs_element_by_dtype(enum stfs_dtype dtype)
+{
+	for (size_t i = 0; i < COUNT; i++)
+		if ((elements[i].form == STFS_ELEMENT_PLAIN || elements[i].form == STFS_ELEMENT_PACKED) &&
+		    elements[i].dtype == dtype)
+			return &elements[i];
+	return NULL;
+}
+
 const struct stfs_element *stfs_element_byte(void)
 {
 	return &elements[0];

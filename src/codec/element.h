@@ -32,6 +32,9 @@ struct stfs_element {
 const struct stfs_element *stfs_element_by_name(struct stfs_str name);
 const struct stfs_element *stfs_element_by_storage(struct stfs_str class_name);
 
+/* What torch has for a type of safetensors; NULL for F6_E2M3 and F6_E3M2. */
+const struct stfs_element *stfs_element_by_dtype(enum stfs_dtype dtype);
+
 /* What an UntypedStorage holds. */
 const struct stfs_element *stfs_element_byte(void);
 
