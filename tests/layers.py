@@ -15,7 +15,7 @@ ALLOWED = {
     "codec": {"base", "format"},
     "commit": {"base", "format", "layout"},
     "store": {"base", "format", "layout", "codec", "commit"},
-    "ops": {"base", "format", "layout", "codec", "store"},
+    "ops": {"base", "format", "layout", "codec", "commit", "store"},
     "fs": {"base", "format", "store"},
     "cli": {"base", "format", "store", "ops"},
 }

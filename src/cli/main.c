@@ -17,6 +17,8 @@ static const struct stfs_verb *const verbs[] = {
 	&stfs_verb_put, &stfs_verb_rm, &stfs_verb_mv, &stfs_verb_rename, &stfs_verb_cp,
 	&stfs_verb_metadata, &stfs_verb_edit, &stfs_verb_create, &stfs_verb_compact,
 	&stfs_verb_recover,
+	/* other formats */
+	&stfs_verb_export_pytorch,
 	/* mounts */
 	&stfs_verb_mount, &stfs_verb_umount, &stfs_verb_status, &stfs_verb_sync, &stfs_verb_save,
 };
@@ -29,6 +31,7 @@ static const struct {
 } groups[] = {
 	{&stfs_verb_info, "Looking into models"},
 	{&stfs_verb_put, "Changing models, in place"},
+	{&stfs_verb_export_pytorch, "Other formats"},
 	{&stfs_verb_mount, "Mounts"},
 };
 
@@ -64,7 +67,7 @@ static void print_overview(FILE *out)
 		for (size_t g = 0; g < sizeof(groups) / sizeof(groups[0]); g++)
 			if (groups[g].first == verbs[i])
 				fprintf(out, "\n%s\n", groups[g].title);
-		fprintf(out, "  %-9s %s\n", verbs[i]->name, verbs[i]->summary);
+		fprintf(out, "  %-14s %s\n", verbs[i]->name, verbs[i]->summary);
 	}
 	fputs(outro, out);
 }

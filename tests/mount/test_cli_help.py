@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 EDITING = ["put", "rm", "mv", "rename", "cp", "metadata", "edit", "create", "compact", "save"]
-VERBS = ["info", "ls", "cat", "check", "map", *EDITING, "recover", "mount", "umount", "status", "sync"]
+VERBS = ["info", "ls", "cat", "check", "map", *EDITING, "recover", "export-pytorch", "mount", "umount", "status", "sync"]
 
 
 def judge_help(done):
@@ -50,7 +50,7 @@ def test_nothing_asked(stfs):
 
 
 @pytest.mark.parametrize("word, meant", [("lz", "ls"), ("inof", "info"), ("unmount", "umount"), ("ch", "check"),
-                                         ("renmae", "rename"), ("meta", "metadata"), ("copmact", "compact"), ("snyc", "sync")])
+                                         ("renmae", "rename"), ("meta", "metadata"), ("copmact", "compact"), ("export", "export-pytorch"), ("snyc", "sync")])
 def test_unknown_verb(stfs, word, meant):
     done = stfs(word, check=False)
     assert done.returncode == 64 and done.stdout == ""
@@ -63,7 +63,7 @@ def test_unknown_verb(stfs, word, meant):
     ["map", "--width", "9x", "a"], ["map", "--json", "--svg", "x", "a"], ["mount", "a"], ["umount"],
     ["status", "a", "b"], ["ls", "-Z", "a"], ["help", "nonsense"], ["put"], ["put", "a"], ["rm"], ["mv", "a", "b"], ["cp", "a"],
     ["rename", "a", "b"], ["metadata"], ["edit", "a"], ["create"], ["compact"], ["recover", "a", "b"],
-    ["rm", "-Z", "a", "b"], ["sync"], ["sync", "-Z", "a"], ["save", "a"], ["put", "a", "b", "c", "--dtype"], ["metadata", "a", "--set", "x"]])
+    ["rm", "-Z", "a", "b"], ["sync"], ["sync", "-Z", "a"], ["export-pytorch", "a"], ["save", "a"], ["put", "a", "b", "c", "--dtype"], ["metadata", "a", "--set", "x"]])
 def test_usage_errors(stfs, args):
     done = stfs(*args, check=False)
     assert done.returncode == 64 and done.stdout == ""

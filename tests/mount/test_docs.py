@@ -25,7 +25,7 @@ def options(help_text):
 
 def verbs(stfs):
     """The verbs that the overview lists."""
-    return re.findall(r"^  (?!stfs )([a-z]+) +\S", stfs("--help").stdout, re.M)
+    return re.findall(r"^  (?!stfs )([a-z][a-z-]*) +\S", stfs("--help").stdout, re.M)
 
 
 def manual(name):
