@@ -536,8 +536,8 @@ class Walk:
 
     def do_unlink_npy(self, file):
         node = self.oracle.node(file)
-        if not node or not self.oracle.has_npy(node) or node.opens:
-            return ()  # TODO(bug 21): of one that is open, which cannot be read any more
+        if not node or not self.oracle.has_npy(node):
+            return ()
         return self.do_unlink(file, ".npy")
 
     def draw_unlink_sidecar(self, rng):
@@ -569,8 +569,6 @@ class Walk:
                 os.rename(self.path(file + ".npy"), self.path(new + ".npy"))
             return [file]
         else:
-            if name in self.oracle.tensors and self.oracle.tensors[name].opens:
-                return ()  # TODO(bug 21)
             self.rename_npy(file, new)
             if name in self.oracle.tensors:
                 self.oracle.tensors[name].ended = True
