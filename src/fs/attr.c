@@ -145,7 +145,7 @@ int stfs_fs_stat(struct stfs_fs *fs, fuse_ino_t ino, struct stat *st, double *ti
 	return stat_made_up(fs, number, form, st);
 }
 
-int stfs_fs_stat_open(struct stfs_fs *fs, const struct stfs_handle *handle, struct stat *st)
+int stfs_fs_stat_open(struct stfs_fs *fs, const struct stfs_handle *handle, struct stat *st, double *timeout)
 {
 	struct stfs_node_view view = {0};
 
@@ -157,6 +157,7 @@ int stfs_fs_stat_open(struct stfs_fs *fs, const struct stfs_handle *handle, stru
 	}
 	if (handle->node != STFS_NO_NUMBER && !stfs_tree_node(fs->tree, handle->node, &view))
 		return -ESTALE;
+	*timeout = 0; /* the kernel would take it for that of the name */
 	st->st_nlink = 0;
 	set_len(st, handle->made_up.len + view.len);
 	if (handle->node != STFS_NO_NUMBER)

@@ -44,10 +44,10 @@ static inline void stfs_handle_writes(struct stfs_fs *fs, struct stfs_handle *ha
 }
 
 /*
- * attr.c: what stfs_fs_stat() has begun for an inode that nobody finds by name any more, for who has it open. 0
- * or -ESTALE. The same locks.
+ * attr.c: what stfs_fs_stat() has begun for an inode that nobody finds by name any more, for who has it open, and
+ * for this once. 0 or -ESTALE. The same locks.
  */
-int stfs_fs_stat_open(struct stfs_fs *fs, const struct stfs_handle *handle, struct stat *st);
+int stfs_fs_stat_open(struct stfs_fs *fs, const struct stfs_handle *handle, struct stat *st, double *timeout);
 /* write.c: a .npy over the tensor `node`, whose header (`head`) may only be written as it is. */
 int stfs_fs_write_npy(struct stfs_fs *fs, uint32_t node, struct stfs_str head, const void *bytes, size_t len,
 		      uint64_t offset);

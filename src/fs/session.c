@@ -102,7 +102,7 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 	r = stfs_fs_stat(fs, ino, &st, &timeout);
 	/* A read of a cached file asks first: that goes on, whatever has become of the name. */
 	if (r == -ESTALE && fi)
-		r = stfs_fs_stat_open(fs, stfs_handle_of(fi), &st);
+		r = stfs_fs_stat_open(fs, stfs_handle_of(fi), &st, &timeout);
 	stfs_tree_release(fs->tree);
 	pthread_mutex_unlock(&fs->drafts_lock);
 	if (r < 0)

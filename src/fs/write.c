@@ -214,7 +214,7 @@ static int stat_now(struct stfs_fs *fs, fuse_ino_t ino, const struct fuse_file_i
 	stfs_tree_hold(fs->tree);
 	r = stfs_fs_stat(fs, ino, st, timeout);
 	if (r == -ESTALE && fi)
-		r = stfs_fs_stat_open(fs, stfs_handle_of(fi), st);
+		r = stfs_fs_stat_open(fs, stfs_handle_of(fi), st, timeout);
 	stfs_tree_release(fs->tree);
 	pthread_mutex_unlock(&fs->drafts_lock);
 	return r;

@@ -195,6 +195,14 @@ def test_what_the_kernel_remembers_is_not_written_to(edited, stfs, target):
     assert models.official_tensors(made.model)[target][:2] == ("I8", [5])
 
 
+def test_who_reads_a_file_that_is_gone_brings_it_not_back(edited):
+    """A read of cached pages asks for attributes, which are those of the open file, not of the name."""
+    made, _ = edited
+    with open(made.path / "x", "rb", buffering=0) as old:
+        os.unlink(made.path / "x.npy")
+        assert old.read() == ARRAY.tobytes() and not os.path.exists(made.path / "x")
+
+
 def test_a_rename_copies_nothing(edited):
     """It is the way to rename where only arrays are listed, whatever their size."""
     made, _ = edited
