@@ -65,6 +65,7 @@ struct stfs_fs {
 	struct timespec mounted;
 	/* Files that were written and closed, but whose release has not come: or they are open elsewhere. */
 	_Atomic unsigned flushed;
+	_Atomic uint64_t writes; /* requests that came */
 	_Atomic uint64_t listed; /* generation of the directory when it was listed last */
 	/* Set while INIT is answered, before any other request comes. */
 	_Atomic bool direct_io_mmap;

@@ -2,10 +2,16 @@
 #include "fs/signals.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <semaphore.h>
 #include <signal.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "base/cleanup.h"
 #include "fs/notify.h"
 
 /* Then what it waits for is no request that we answer. */
@@ -13,7 +19,13 @@
 /* The serving thread may look for the end of the session just before a signal wakes it. */
 #define WAKE_MS 10
 
+#define FUSE_SUPER_MAGIC 0x65735546 /* linux/magic.h does not have it */
+/* For what is dirty in the page cache, at the speed of a slow disk. */
+#define WRITE_BACK_S 30
+#define QUIET_MS 100
+
 static sem_t came; /* counts signals, and the end */
+static sem_t written; /* when the kernel has written what is dirty */
 static _Atomic int last; /* without a lock, as a handler needs it */
 
 static void on_signal(int number)
@@ -25,6 +37,50 @@ static void on_signal(int number)
 	errno = before;
 }
 
+/* Has the kernel write what programs have changed through mappings and not synced. */
+static void *write_back(void *data)
+{
+	STFS_AUTO_FREE char *mountpoint = data;
+	STFS_AUTO_FD int fd = open(mountpoint, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	struct stat st;
+	struct statfs fs;
+
+	/* Something else may have been mounted over it. */
+	if (fd >= 0 && fstat(fd, &st) == 0 && st.st_ino == FUSE_ROOT_ID && fstatfs(fd, &fs) == 0 &&
+	    fs.f_type == FUSE_SUPER_MAGIC)
+		(void)syncfs(fd);
+	sem_post(&written);
+	return NULL;
+}
+
+/*
+ * While requests are still answered. In a thread of its own, which is left to itself when it takes too long: the path to
+ * the mount may lead through a file system that hangs.
+ */
+static void await_write_back(struct stfs_fs *fs)
+{
+	char *mountpoint = strdup(fs->mountpoint);
+	struct timespec until, now;
+	uint64_t writes;
+	pthread_t thread;
+
+	if (!mountpoint || sem_init(&written, 0, 0) < 0 || pthread_create(&thread, NULL, write_back, mountpoint) != 0) {
+		free(mountpoint);
+		return;
+	}
+	pthread_detach(thread);
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += WRITE_BACK_S;
+	while (sem_timedwait(&written, &until) < 0 && errno == EINTR)
+		;
+	/* From Linux 6.16 on it only begins that, and no number of ours tells what is still queued: until none comes. */
+	do {
+		writes = atomic_load(&fs->writes);
+		usleep(QUIET_MS * 1000);
+		clock_gettime(CLOCK_REALTIME, &now);
+	} while (atomic_load(&fs->writes) != writes && now.tv_sec < until.tv_sec);
+}
+
 static void *run(void *data)
 {
 	struct stfs_signals *signals = data;
@@ -33,6 +89,7 @@ static void *run(void *data)
 		;
 	if (atomic_load(&signals->served))
 		return NULL;
+	await_write_back(signals->fs);
 	(void)stfs_notify_stop(signals->fs->notify, NOTIFY_MS);
 	fuse_session_exit(signals->session);
 	/* It sleeps in a system call, which a signal ends. */

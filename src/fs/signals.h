@@ -2,7 +2,8 @@
 /*
  * HUP, INT and TERM end the session, but not at once. The notifier may be in the kernel, waiting for pages that requests
  * hold, and cannot be woken there, nor could the process then be killed; while libfuse's threads stop as soon as they are
- * told to, and drop what they have read. So the notifier is stopped first, while requests are still answered.
+ * told to, and drop what they have read. So the notifier is stopped first, while requests are still answered; before
+ * that the kernel writes what programs have changed through mappings and not synced.
  */
 #ifndef STFS_FS_SIGNALS_H
 #define STFS_FS_SIGNALS_H

@@ -65,6 +65,7 @@ void stfs_fs_op_write(fuse_req_t req, fuse_ino_t ino, const char *bytes, size_t 
 	struct stfs_handle *handle = stfs_handle_of(fi);
 	int r;
 
+	atomic_fetch_add(&fs->writes, 1);
 	if (handle->draft) {
 		pthread_mutex_lock(&fs->drafts_lock);
 		r = stfs_draft_write(fs, handle->draft, bytes, size, (uint64_t)offset);

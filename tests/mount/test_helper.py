@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import mmap
 import os
 import pathlib
 import re
@@ -478,6 +479,22 @@ def test_signals_commit(mount_rw, small_model, sent, foreground):
     assert mounted.entry() is None and os.listdir(mounted.path) == []
     del before["steps"]
     assert state(small_model)[0] == before | {"raw": ("U8", [2], b"12")}
+
+
+def test_signal_while_a_mapping_is_dirty(mount_rw, small_model):
+    """What was written through it, and never synced, is in the model."""
+    models.write_model(small_model, {"embed.weight": ("U8", [64 << 20], bytes(64 << 20))})
+    mounted = mount_rw(small_model)
+    fd = os.open(mounted.path / "embed.weight", os.O_RDWR)
+    try:
+        mapping = mmap.mmap(fd, 0)
+        mapping[:] = b"EDIT" * (16 << 20)
+        os.kill(mounted.pid, signal.SIGTERM)
+        assert mounted.ended() == 0
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+    assert models.official_tensors(small_model)["embed.weight"][2] == b"EDIT" * (16 << 20)
 
 
 def test_signal_while_a_file_is_open(mount, small_model):
