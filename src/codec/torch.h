@@ -122,7 +122,7 @@ const struct stfs_torch_remarks *stfs_torch_notes(const struct stfs_torch *torch
 struct stfs_torch_global {
 	uint64_t at; /* byte in the file; of the zip form in its data.pkl */
 	struct stfs_str module, name; /* any bytes; both empty of an extension code */
-	enum stfs_verdict verdict;
+	enum stfs_global_verdict verdict;
 };
 size_t stfs_torch_global_count(const struct stfs_torch *torch);
 struct stfs_torch_global stfs_torch_global(const struct stfs_torch *torch, size_t index);
