@@ -200,6 +200,8 @@ int stfs_torch_open(int fd, uint64_t file_len, struct stfs_torch **result, struc
 		stfs_err_errno(err, r, "reading a checkpoint");
 	if (r < 0)
 		forget(torch);
+	/* Of a large pickle the values are most of the memory, and all is said of them. */
+	stfs_pickle_trim(&torch->pickle);
 	return r;
 }
 
