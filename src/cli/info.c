@@ -239,8 +239,8 @@ static struct json_object *files_json(const struct stfs_model *model)
 		stfs_jsonout_add_string(file, "file", shard->name);
 		stfs_jsonout_add_number(file, "size", shard->size);
 		stfs_jsonout_add_number(file, "header_bytes",
-					stfs_header_data_start(shard->header));
-		stfs_jsonout_add_number(file, "slack", shard->header->slack);
+					shard->torch ? 0 : stfs_header_data_start(shard->header));
+		stfs_jsonout_add_number(file, "slack", shard->torch ? 0 : shard->header->slack);
 		stfs_jsonout_add_number(file, "tensors", shard->header->count);
 		stfs_jsonout_append(files, file);
 	}

@@ -12,6 +12,7 @@ static const struct stfs_rule_info rules[STFS_RULE_COUNT] = {
 	[STFS_RULE_FILE_TOO_SMALL] = {"file-too-small", STFS_LEVEL_ERROR, false},
 	[STFS_RULE_HEADER_TOO_LARGE] = {"header-too-large", STFS_LEVEL_ERROR, false},
 	[STFS_RULE_HEADER_BEYOND_FILE] = {"header-beyond-file", STFS_LEVEL_ERROR, false},
+	[STFS_RULE_CHECKPOINT] = {"checkpoint", STFS_LEVEL_ERROR, false},
 	[STFS_RULE_NOT_UTF8] = {"not-utf8", STFS_LEVEL_ERROR, false},
 	[STFS_RULE_JSON_SYNTAX] = {"json-syntax", STFS_LEVEL_ERROR, false},
 	[STFS_RULE_LEADING_SPACE] = {"leading-space", STFS_LEVEL_DEVIATION, false},

@@ -24,6 +24,7 @@ enum stfs_rule {
 	STFS_RULE_FILE_TOO_SMALL,
 	STFS_RULE_HEADER_TOO_LARGE,
 	STFS_RULE_HEADER_BEYOND_FILE,
+	STFS_RULE_CHECKPOINT, /* it begins as a PyTorch checkpoint, and is refused as one */
 	/* the header's text */
 	STFS_RULE_NOT_UTF8,
 	STFS_RULE_JSON_SYNTAX,
@@ -67,7 +68,7 @@ enum stfs_rule {
 	STFS_RULE_TENSOR_NOT_IN_INDEX,
 	STFS_RULE_TOTAL_SIZE,
 };
-#define STFS_RULE_COUNT 40
+#define STFS_RULE_COUNT 41
 
 struct stfs_rule_info {
 	const char *name; /* stable, for programs */

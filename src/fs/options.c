@@ -206,6 +206,7 @@ static int set_log_file(struct stfs_options *options, const char *value, struct 
 static int set_ro(struct stfs_options *options, const char *value, struct stfs_err *err)
 {
 	options->read_only = true;
+	options->asked_rw = false;
 	return 0;
 }
 
@@ -213,6 +214,7 @@ static int set_ro(struct stfs_options *options, const char *value, struct stfs_e
 static int set_rw(struct stfs_options *options, const char *value, struct stfs_err *err)
 {
 	options->read_only = false;
+	options->asked_rw = !options->helper;
 	return 0;
 }
 

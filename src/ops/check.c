@@ -47,7 +47,8 @@ static void judge_file(struct stfs_check_file *file, const struct stfs_shard *sh
 	file->tolerant = stfs_findings_tolerable(&shard->findings);
 	if (!shard->header)
 		return;
-	file->header_bytes = stfs_header_data_start(shard->header);
+	if (!shard->torch)
+		file->header_bytes = stfs_header_data_start(shard->header);
 	count_tensors(file, shard->header);
 }
 
