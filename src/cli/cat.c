@@ -56,15 +56,15 @@ static void make_sidecar(const struct stfs_tensor_ref *ref, struct stfs_buf *out
 		stfs_cli_out_of_memory();
 }
 
-/* A few bytes of a checkpoint that strides of 0 make a whole disk of. */
+/* A few bytes of a checkpoint that strides of 0, or deflation, make a whole disk of. */
 static bool is_outsized(const struct stfs_tensor_ref *ref, const char *path)
 {
 	char quoted[STFS_QUOTED_MAX];
 
 	if (!ref->shard->torch || !stfs_checkpoint_tensor(ref->shard, ref->tensor)->outsized)
 		return false;
-	stfs_cli_say("%s: tensor \"%s\" has %" PRIu64 " bytes, more than its whole file: strides of 0 repeat its "
-		     "elements; --force writes them all the same", path, stfs_quote(ref->name, quoted), ref->len);
+	stfs_cli_say("%s: tensor \"%s\" has %" PRIu64 " bytes, more than its whole file: its elements are "
+		     "repeated, or deflated; --force writes them all the same", path, stfs_quote(ref->name, quoted), ref->len);
 	return true;
 }
 

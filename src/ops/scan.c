@@ -67,8 +67,8 @@ static int say_outsized(const struct stfs_torch *torch, struct stfs_findings *fi
 	for (uint32_t i = 0; r == 0 && i < count; i++)
 		if (tensors[i].outsized)
 			r = stfs_findings_add(findings, STFS_RULE_OUTSIZED_TENSOR, STFS_NO_POSITION, tensors[i].name,
-					      "tensor \"%s\" has %" PRIu64 " bytes, more than the file: strides of 0 repeat "
-					      "its elements", stfs_quote(tensors[i].name, quoted), tensors[i].bytes);
+					      "tensor \"%s\" has %" PRIu64 " bytes, more than the file: its elements are "
+					      "repeated, or deflated", stfs_quote(tensors[i].name, quoted), tensors[i].bytes);
 	return r;
 }
 
