@@ -341,7 +341,8 @@ const struct stfs_verb stfs_verb_info = {
 	.help =
 		"  -j, --json   for programs: all of it, metadata values in full\n"
 		"\n"
-		"Reads the headers only, so it takes no longer on a model of 100 GB.\n"
+		"Reads the headers only, so it takes no longer on a model of 100 GB. Of a PyTorch\n"
+		"checkpoint it also tells what is tied, left out, or cannot be shown.\n"
 		"\n"
 		"  stfs info model.safetensors\n"
 		"  stfs info ~/models/llama/             a sharded model, by its folder\n"

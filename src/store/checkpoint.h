@@ -4,6 +4,11 @@
  * tensors: a header is made of their names, types and shapes, with the leaves as __metadata__, and read
  * like any other, so that whoever asks for names, shapes or metadata sees no difference. Only where
  * the bytes are is another matter (stfs_model_tensor, stfs_model_pread).
+ *
+ * Invariants (tests: unit/test_checkpoint.c):
+ *   C1  tensor i of the checkpoint is tensor i of the header, which has nothing to be said against
+ *       (reads_a_checkpoint).
+ *   C2  no model with a checkpoint in it is open for writing, or for edits (is_never_opened_for_writing).
  */
 #ifndef STFS_STORE_CHECKPOINT_H
 #define STFS_STORE_CHECKPOINT_H
