@@ -9,6 +9,7 @@
 #include "format/npy.h"
 #include "format/sidecar.h"
 #include "ops/extract.h"
+#include "store/checkpoint.h"
 
 struct request {
 	bool npy, sidecar, force;
@@ -53,6 +54,18 @@ static void make_sidecar(const struct stfs_tensor_ref *ref, struct stfs_buf *out
 	if (!dims || stfs_sidecar_write((enum stfs_dtype)ref->tensor->dtype, dims,
 					ref->tensor->rank, long_name, out) < 0)
 		stfs_cli_out_of_memory();
+}
+
+/* A few bytes of a checkpoint that strides of 0, or deflation, make a whole disk of. */
+static bool is_outsized(const struct stfs_tensor_ref *ref, const char *path)
+{
+	char quoted[STFS_QUOTED_MAX];
+
+	if (!ref->shard->torch || !stfs_checkpoint_tensor(ref->shard, ref->tensor)->outsized)
+		return false;
+	stfs_cli_say("%s: tensor \"%s\" has %" PRIu64 " bytes, more than its whole file: its elements are "
+		     "repeated, or deflated; --force writes them all the same", path, stfs_quote(ref->name, quoted), ref->len);
+	return true;
 }
 
 static int write_out(const struct request *request, const struct stfs_model *model,
@@ -107,6 +120,8 @@ static int give(const struct request *request, const char *path, const char *nam
 	id = stfs_cli_find(model, name);
 	if (id == STFS_NO_TENSOR || !stfs_model_tensor(model, id, &ref))
 		return STFS_EXIT_FAILED;
+	if (!request->sidecar && !request->force && is_outsized(&ref, path))
+		return STFS_EXIT_FAILED;
 	return write_out(request, model, &ref, &err);
 }
 
@@ -151,7 +166,8 @@ const struct stfs_verb stfs_verb_cat = {
 		"                      sub-byte types have no such form\n"
 		"  -j, --json          dtype and shape instead of the bytes, as in the .json\n"
 		"                      file beside the tensor in a mounted model\n"
-		"      --force         write bytes even to a terminal\n"
+		"      --force         write bytes even to a terminal, and those of a tensor in a\n"
+		"                      checkpoint that has more bytes than its file\n"
 		"\n"
 		"Raw bytes are little-endian and in C order, as they stand in the model. TENSOR\n"
 		"is a name to the letter, or as `stfs ls` shows it; put -- before one that begins\n"

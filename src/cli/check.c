@@ -5,8 +5,10 @@
 
 #include "base/escape.h"
 #include "cli/cli.h"
+#include "cli/globals.h"
 #include "cli/human.h"
 #include "cli/jsonout.h"
+#include "cli/progress.h"
 #include "ops/check.h"
 
 /* Of a rule, to people. */
@@ -56,9 +58,11 @@ static struct json_object *file_json(const struct stfs_check_file *file)
 	stfs_jsonout_add_bool(object, "tolerant", file->tolerant);
 	stfs_jsonout_add_number(object, "tensors", file->tensors);
 	stfs_jsonout_add_number(object, "intact", file->intact);
-	if (file->shard->status < 0)
-		stfs_jsonout_add_string(object, "error", strerror(-file->shard->status));
-	add_findings(object, &file->shard->findings);
+	if (file->status < 0)
+		stfs_jsonout_add_string(object, "error", strerror(-file->status));
+	add_findings(object, file->findings);
+	if (file->shard->torch)
+		stfs_globals_json(file->shard->torch, object);
 	return object;
 }
 
@@ -159,7 +163,7 @@ static void tell_lookalike(const struct stfs_check_file *file)
 {
 	const char *like = NULL;
 
-	if (file->verdict == STFS_VERDICT_REFUSED)
+	if (file->verdict == STFS_VERDICT_REFUSED && !file->shard->header)
 		like = stfs_check_lookalike(file->shard);
 	if (like)
 		printf("  It looks like %s.\n", like);
@@ -171,8 +175,8 @@ static void tell_file(const struct stfs_check_file *file)
 	const char *text;
 
 	stfs_buf_printf(&line, "%s: %s (", file->shard->name, stfs_verdict_name(file->verdict));
-	if (file->shard->status < 0) {
-		stfs_buf_puts(&line, strerror(-file->shard->status));
+	if (file->status < 0) {
+		stfs_buf_puts(&line, strerror(-file->status));
 	} else {
 		stfs_human_size(file->shard->size, false, &line);
 		stfs_buf_printf(&line, ", %" PRIu32 " tensor%s", file->tensors,
@@ -183,8 +187,10 @@ static void tell_file(const struct stfs_check_file *file)
 	if (!text)
 		stfs_cli_out_of_memory();
 	print_line("", text);
-	tell_findings(&file->shard->findings);
+	tell_findings(file->findings);
 	tell_lookalike(file);
+	if (file->shard->torch)
+		stfs_globals_tell(file->shard->torch);
 }
 
 /* What to do, in lines of 80 columns. */
@@ -212,6 +218,48 @@ static const char advice_no_journal[] =
 	"  model, is gone: put it back (a copy of the model left it behind?) and use `stfs\n"
 	"  recover`, or get the model anew from its source.";
 
+static const char advice_dangerous[] =
+	"  Do not load it with torch.load(weights_only=False), pickle or joblib, which would\n"
+	"  run what it names. Nothing of it was run here. Get the weights as .safetensors.";
+static const char advice_damaged[] =
+	"  Nothing in it can be trusted: get it anew from its source.";
+static const char advice_storage[] =
+	"  Bytes of its tensors are damaged: get it anew from its source. Until then what is\n"
+	"  not named above can be read.";
+static const char advice_checkpoint[] =
+	"  It can be read here (`stfs ls`, a mount) and by `stfs import-pytorch`, but for what\n"
+	"  is named above.";
+
+/* Whether some file breaks a rule of this level. */
+static bool breaks(const struct stfs_check *check, enum stfs_rule rule)
+{
+	for (uint32_t i = 0; i < check->file_count; i++)
+		if (check->files[i].findings->counts[rule])
+			return true;
+	return false;
+}
+
+/* Nobody but us takes a checkpoint for a model. */
+static void advise_checkpoint(const struct stfs_check *check)
+{
+	switch (check->verdict) {
+	case STFS_VERDICT_CLEAN:
+		break;
+	case STFS_VERDICT_DEVIATIONS:
+		puts(advice_checkpoint);
+		break;
+	case STFS_VERDICT_REFUSED:
+		puts(breaks(check, STFS_RULE_DAMAGED_STORAGE) ? advice_storage : advice_damaged);
+		break;
+	case STFS_VERDICT_UNREADABLE:
+		puts("  No verdict: a file could not be read.");
+		break;
+	case STFS_VERDICT_DANGEROUS:
+		puts(advice_dangerous);
+		break;
+	}
+}
+
 /* How many of its tensors can be had, and by what. */
 static void advise_tolerant(const struct stfs_check *check)
 {
@@ -224,15 +272,6 @@ static void advise_tolerant(const struct stfs_check *check)
 		       "again.\n", check->intact, check->tensors);
 }
 
-/* Whether some file breaks a rule of this level. */
-static bool breaks(const struct stfs_check *check, enum stfs_rule rule)
-{
-	for (uint32_t i = 0; i < check->file_count; i++)
-		if (check->files[i].shard->findings.counts[rule])
-			return true;
-	return false;
-}
-
 static void advise(const struct stfs_model *model, const struct stfs_check *check)
 {
 	enum stfs_interrupted interrupted = stfs_model_interrupted(model);
@@ -241,8 +280,13 @@ static void advise(const struct stfs_model *model, const struct stfs_check *chec
 		puts(interrupted == STFS_INTERRUPTED ? advice_interrupted : advice_no_journal);
 		return;
 	}
+	if (stfs_model_has_checkpoint(model)) {
+		advise_checkpoint(check);
+		return;
+	}
 	switch (check->verdict) {
 	case STFS_VERDICT_CLEAN:
+	case STFS_VERDICT_DANGEROUS: /* is of checkpoints alone */
 		break;
 	case STFS_VERDICT_DEVIATIONS:
 		puts(advice_usable);
@@ -281,15 +325,17 @@ static void tell(const char *path, const struct stfs_model *model, const struct 
 		stfs_cli_out_of_memory();
 	print_line("", line.data);
 	if (!stfs_model_is_sharded(model)) {
-		tell_findings(&model->shards[0].findings);
-		if (model->shards[0].status < 0)
-			printf("  %s\n", strerror(-model->shards[0].status));
+		tell_findings(check->files[0].findings);
+		if (check->files[0].status < 0)
+			printf("  %s\n", strerror(-check->files[0].status));
 		tell_lookalike(&check->files[0]);
+		if (model->shards[0].torch)
+			stfs_globals_tell(model->shards[0].torch);
 	} else {
 		tell_findings(&model->findings);
 		for (uint32_t i = 0; i < check->file_count; i++)
 			if (check->files[i].verdict != STFS_VERDICT_CLEAN ||
-			    check->files[i].shard->findings.count)
+			    check->files[i].findings->count)
 				tell_file(&check->files[i]);
 	}
 	advise(model, check);
@@ -299,7 +345,19 @@ static void tell(const char *path, const struct stfs_model *model, const struct 
 
 enum format { FORMAT_PEOPLE, FORMAT_JSON, FORMAT_QUIET };
 
-static enum stfs_verdict check_one(const char *path, enum format format)
+/* The storages of checkpoints are read, which may take long. */
+static void make_check(const struct stfs_model *model, enum format format, bool fast, struct stfs_check *check)
+{
+	struct stfs_cli_progress progress;
+	struct stfs_scan_options options = {
+		.fast = fast, .progress = stfs_cli_progress_begin(&progress, format != FORMAT_QUIET)};
+
+	if (stfs_check_make(model, &options, check) < 0)
+		stfs_cli_out_of_memory();
+	stfs_cli_progress_end(&progress);
+}
+
+static enum stfs_verdict check_one(const char *path, enum format format, bool fast)
 {
 	STFS_AUTO_MODEL struct stfs_model *model = NULL;
 	struct stfs_err err = STFS_ERR_INIT;
@@ -313,8 +371,7 @@ static enum stfs_verdict check_one(const char *path, enum format format)
 			stfs_cli_say("%s", err.message);
 		return STFS_VERDICT_UNREADABLE;
 	}
-	if (stfs_check_make(model, &check) < 0)
-		stfs_cli_out_of_memory();
+	make_check(model, format, fast, &check);
 	if (format == FORMAT_JSON)
 		print_json(path, model, &check);
 	else if (format == FORMAT_PEOPLE)
@@ -324,20 +381,23 @@ static enum stfs_verdict check_one(const char *path, enum format format)
 	return verdict;
 }
 
+enum { OPT_FAST = STFS_CLI_LONG };
+
 static int run(int argc, char **argv)
 {
 	static const struct option options[] = {
 		{"json", no_argument, NULL, 'j'}, {"quiet", no_argument, NULL, 'q'},
-		STFS_CLI_HELP, {0}};
+		{"fast", no_argument, NULL, OPT_FAST}, STFS_CLI_HELP, {0}};
 	enum stfs_verdict verdict, worst = STFS_VERDICT_CLEAN;
 	enum format format = FORMAT_PEOPLE;
-	bool several;
+	bool several, fast = false;
 	int c;
 
 	while ((c = getopt_long(argc, argv, ":jqh", options, NULL)) != -1) {
 		switch (c) {
 		case 'j': format = FORMAT_JSON; break;
 		case 'q': format = FORMAT_QUIET; break;
+		case OPT_FAST: fast = true; break;
 		default: return stfs_cli_option(&stfs_verb_check, c, argv);
 		}
 	}
@@ -347,7 +407,7 @@ static int run(int argc, char **argv)
 	for (int i = optind; i < argc; i++) {
 		if (several)
 			fputs(i == optind ? "[\n" : ",\n", stdout);
-		verdict = check_one(argv[i], format);
+		verdict = check_one(argv[i], format, fast);
 		worst = verdict > worst ? verdict : worst;
 	}
 	if (several)
@@ -357,12 +417,13 @@ static int run(int argc, char **argv)
 
 const struct stfs_verb stfs_verb_check = {
 	.name = "check",
-	.synopsis = "[--json] [-q] MODEL...",
-	.summary = "all that is wrong with a model, and whether loaders take it",
+	.synopsis = "[--json] [-q] [--fast] MODEL...",
+	.summary = "all that is wrong with a model, and whether it is safe",
 	.help =
 		"  -j, --json    for programs: `official` is what the official loader says (\"ok\"\n"
 		"                or \"error\"), `verdict` what we say; an array for several models\n"
 		"  -q, --quiet   no output, only the exit code\n"
+		"      --fast    of PyTorch checkpoints: do not hold the bytes against their CRCs\n"
 		"\n"
 		"Every deviation is listed with its rule, the tensor, and the byte of the file at\n"
 		"which it stands, up to 100 of a rule (of notes a few; --json has more). Levels:\n"
@@ -372,14 +433,21 @@ const struct stfs_verb stfs_verb_check = {
 		"  refused     the official loader takes it, we do not: readers disagree on it\n"
 		"  error       the official loader refuses it\n"
 		"\n"
-		"Reads headers only; the tensors' contents are not looked at.\n"
+		"Of .safetensors files the headers are read, and no tensor's content.\n"
 		"\n"
-		"Exit codes: 0 clean, 1 deviations only (usable), 2 refused, 3 could not be read\n"
-		"(of several models the highest), 64 wrong usage.\n"
+		"PyTorch checkpoints are read without being run. Every Python global that one\n"
+		"names is listed with its verdict and byte: allowed (torch.load takes it with\n"
+		"weights_only=True), harmless (it does not, though nothing but a plain value\n"
+		"can come of it) or refused (it may do anything). CRCs are checked.\n"
+		"\n"
+		"Exit codes: 0 clean, 1 deviations only: usable, but for what is named, 2 refused\n"
+		"or damaged, 3 could not be read, 4 dangerous: a checkpoint names a refused\n"
+		"global (of several models the highest), 64 wrong usage.\n"
 		"\n"
 		"  stfs check model.safetensors\n"
 		"  stfs check ~/models/llama/                   index and all shards\n"
 		"  stfs check -q *.safetensors || echo look closer\n"
+		"  stfs check pytorch_model.bin                 is it safe to load?\n"
 		"  stfs check --json model.safetensors | jq -r '.files[].deviations[].rule'\n",
 	.run = run,
 };

@@ -229,6 +229,8 @@ struct original {
 	size_t rank;
 	uint64_t len;
 	struct stfs_source source;
+	const struct stfs_model *model; /* where it is to be put together: then there is no source yet */
+	struct stfs_tensor_ref ref;
 };
 
 static void find_original(const struct stfs_tensors *tensors, struct stfs_str name,
@@ -242,7 +244,8 @@ static void find_original(const struct stfs_tensors *tensors, struct stfs_str na
 		*original = (struct original){
 			.dtype = (enum stfs_dtype)ref.tensor->dtype, .dims = stfs_model_shape(&ref),
 			.rank = ref.tensor->rank, .len = ref.len,
-			.source = {.fd = ref.shard->fd, .offset = ref.offset}};
+			.source = {.fd = ref.shard->fd, .offset = ref.offset},
+			.model = ref.offset == STFS_NO_OFFSET ? tensors->model : NULL, .ref = ref};
 	} else {
 		stfs_editing_find(tensors->edit, name, &tensor);
 		*original = (struct original){.dtype = tensor.dtype,
@@ -264,11 +267,14 @@ static int copy_one(struct stfs_editing *editing, const struct copies *copies,
 	struct stfs_edit_tensor there;
 	bool replaces = stfs_editing_find(editing->edit, to, &there);
 	struct original original;
-	int r;
+	int r = 0;
 
 	find_original(&copy->source, stfs_names_at(&copies->from, copy->from), &original);
-	r = stfs_edit_put(editing->edit, to, original.dtype, original.dims, original.rank,
-			  original.source, err);
+	if (original.model)
+		r = stfs_edit_spool_tensor(editing->edit, original.model, &original.ref, &original.source, err);
+	if (r == 0)
+		r = stfs_edit_put(editing->edit, to, original.dtype, original.dims, original.rank, original.source,
+				  err);
 	if (r == 0)
 		stfs_editing_did(editing, replaces ? STFS_CHANGE_REPLACE : STFS_CHANGE_ADD, to, to,
 				 original.len);

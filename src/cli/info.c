@@ -5,6 +5,7 @@
 #include "cli/cli.h"
 #include "cli/human.h"
 #include "cli/jsonout.h"
+#include "cli/remarks.h"
 #include "cli/table.h"
 #include "format/sidecar.h"
 #include "ops/summary.h"
@@ -99,7 +100,11 @@ static void tell_facts(const struct stfs_model *model, const struct stfs_summary
 		stfs_buf_putc(out, ')');
 	}
 	stfs_table_cell(&table);
-	tell_header(summary, &table);
+	if (!stfs_model_has_checkpoint(model))
+		tell_header(summary, &table);
+	for (uint32_t i = 0; i < model->shard_count; i++)
+		if (model->shards[i].torch)
+			stfs_remarks_add_facts(&model->shards[i], &table);
 	print_table(&table);
 }
 
@@ -239,9 +244,11 @@ static struct json_object *files_json(const struct stfs_model *model)
 		stfs_jsonout_add_string(file, "file", shard->name);
 		stfs_jsonout_add_number(file, "size", shard->size);
 		stfs_jsonout_add_number(file, "header_bytes",
-					stfs_header_data_start(shard->header));
-		stfs_jsonout_add_number(file, "slack", shard->header->slack);
+					shard->torch ? 0 : stfs_header_data_start(shard->header));
+		stfs_jsonout_add_number(file, "slack", shard->torch ? 0 : shard->header->slack);
 		stfs_jsonout_add_number(file, "tensors", shard->header->count);
+		if (shard->torch)
+			stfs_jsonout_add(file, "checkpoint", stfs_remarks_json(shard));
 		stfs_jsonout_append(files, file);
 	}
 	return files;
@@ -321,6 +328,9 @@ static int run(int argc, char **argv)
 		tell_largest(model, &summary);
 	}
 	tell_metadata(model);
+	for (uint32_t i = 0; i < model->shard_count; i++)
+		if (model->shards[i].torch)
+			stfs_remarks_tell(&model->shards[i]);
 	return STFS_EXIT_OK;
 }
 
@@ -331,7 +341,8 @@ const struct stfs_verb stfs_verb_info = {
 	.help =
 		"  -j, --json   for programs: all of it, metadata values in full\n"
 		"\n"
-		"Reads the headers only, so it takes no longer on a model of 100 GB.\n"
+		"Reads the headers only, so it takes no longer on a model of 100 GB. Of a PyTorch\n"
+		"checkpoint it also tells what is tied, left out, or cannot be shown.\n"
 		"\n"
 		"  stfs info model.safetensors\n"
 		"  stfs info ~/models/llama/             a sharded model, by its folder\n"

@@ -87,7 +87,10 @@ struct json_object *stfs_jsonout_tensor(const struct stfs_tensor_ref *ref)
 	stfs_jsonout_add(object, "shape", shape);
 	stfs_jsonout_add_number(object, "bytes", ref->len);
 	stfs_jsonout_add_string(object, "file", ref->shard->name);
-	stfs_jsonout_add_number(object, "offset", ref->offset);
+	if (ref->offset != STFS_NO_OFFSET)
+		stfs_jsonout_add_number(object, "offset", ref->offset);
+	else
+		stfs_jsonout_add(object, "offset", NULL);
 	return object;
 }
 

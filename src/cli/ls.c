@@ -7,6 +7,7 @@
 #include "cli/cli.h"
 #include "cli/human.h"
 #include "cli/jsonout.h"
+#include "cli/remarks.h"
 #include "cli/table.h"
 #include "ops/select.h"
 
@@ -256,6 +257,7 @@ static int list(struct listing *listing, const char *path)
 	listing->model = model;
 	listing->shards &= stfs_model_is_sharded(model);
 	collect(listing);
+	stfs_remarks_say_refused(model);
 	if (listing->json)
 		print_json(listing);
 	else if (listing->names)

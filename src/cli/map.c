@@ -41,6 +41,8 @@ static const struct stfs_map_class classes[STFS_MAP_CLASSES] = {
 	[STFS_DTYPE_COUNT + STFS_SEGMENT_HEADER] = {"header", "H", 0x3b3f46},
 	[STFS_DTYPE_COUNT + STFS_SEGMENT_SLACK] = {"slack", DOT, 0xb4bac2},
 	[STFS_DTYPE_COUNT + STFS_SEGMENT_TENSOR] = {"tensor", FULL, 0x2f7ebc},
+	[STFS_DTYPE_COUNT + STFS_SEGMENT_CONTAINER] = {"container", "H", 0x3b3f46},
+	[STFS_DTYPE_COUNT + STFS_SEGMENT_UNUSED] = {"unused", DOT, 0xb4bac2},
 	[STFS_DTYPE_COUNT + STFS_SEGMENT_HOLE] = {"hole", "x", 0xd62728},
 	[STFS_DTYPE_COUNT + STFS_SEGMENT_OVERLAP] = {"overlap", "X", 0xa1141e},
 	[STFS_DTYPE_COUNT + STFS_SEGMENT_TRAILING] = {"trailing", ">", 0xe0565b},
@@ -86,10 +88,16 @@ struct stfs_map_run stfs_map_run_at(const struct stfs_map_file *file, size_t fir
 	else if (items[first].kind != STFS_SEGMENT_TENSOR)
 		return run;
 	while (run.end - run.begin < least && run.last + 1 < file->segments.count) {
-		next = &items[run.last + 1];
+		size_t step = 1;
+
+		/* In a checkpoint what the container puts between two storages parts nothing. */
+		if (items[run.last + 1].kind == STFS_SEGMENT_CONTAINER && run.last + 2 < file->segments.count &&
+		    items[run.last + 1].end - items[run.last + 1].begin < least)
+			step = 2;
+		next = &items[run.last + step];
 		if (next->kind != items[first].kind || next->end - next->begin >= least)
 			break;
-		run.last++;
+		run.last += step;
 		run.end = next->end;
 		run.tensors++;
 		if (next->end - next->begin > items[run.largest].end - items[run.largest].begin)

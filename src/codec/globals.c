@@ -4,12 +4,12 @@
 struct known {
 	const char *module;
 	const char *names; /* between spaces */
-	enum stfs_verdict verdict;
+	enum stfs_global_verdict verdict;
 	enum stfs_meaning meaning;
 };
 
-#define ALLOWED STFS_VERDICT_ALLOWED
-#define HARMLESS STFS_VERDICT_HARMLESS
+#define ALLOWED STFS_GLOBAL_ALLOWED
+#define HARMLESS STFS_GLOBAL_HARMLESS
 
 #define TENSOR_CLASSES \
 	" BFloat16Tensor ByteTensor CharTensor DoubleTensor FloatTensor HalfTensor IntTensor LongTensor" \
@@ -147,7 +147,7 @@ struct stfs_global_info stfs_global_judge(struct stfs_str module, struct stfs_st
 	for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
 		if (stfs_str_is(module, known[i].module) && is_listed(known[i].names, name))
 			return (struct stfs_global_info){known[i].verdict, known[i].meaning, NULL};
-	return (struct stfs_global_info){STFS_VERDICT_REFUSED, STFS_MEANS_REFUSED, NULL};
+	return (struct stfs_global_info){STFS_GLOBAL_REFUSED, STFS_MEANS_REFUSED, NULL};
 }
 
 struct stfs_global_info stfs_global_judge_pickled(const struct stfs_pickle *pickle, uint32_t global)
@@ -156,11 +156,11 @@ struct stfs_global_info stfs_global_judge_pickled(const struct stfs_pickle *pick
 				 stfs_pickle_name(pickle, &pickle->globals[global]));
 }
 
-const char *stfs_verdict_name(enum stfs_verdict verdict)
+const char *stfs_global_verdict_name(enum stfs_global_verdict verdict)
 {
-	static const char *const names[] = {[STFS_VERDICT_ALLOWED] = "allowed",
-					    [STFS_VERDICT_HARMLESS] = "harmless",
-					    [STFS_VERDICT_REFUSED] = "refused"};
+	static const char *const names[] = {[STFS_GLOBAL_ALLOWED] = "allowed",
+					    [STFS_GLOBAL_HARMLESS] = "harmless",
+					    [STFS_GLOBAL_REFUSED] = "refused"};
 
 	return names[verdict];
 }

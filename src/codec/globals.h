@@ -11,10 +11,10 @@
 #include "codec/element.h"
 #include "codec/pickle.h"
 
-enum stfs_verdict {
-	STFS_VERDICT_ALLOWED,  /* torch takes it */
-	STFS_VERDICT_HARMLESS, /* torch does not; it makes a plain value and nothing else */
-	STFS_VERDICT_REFUSED,
+enum stfs_global_verdict {
+	STFS_GLOBAL_ALLOWED,  /* torch takes it */
+	STFS_GLOBAL_HARMLESS, /* torch does not; it makes a plain value and nothing else */
+	STFS_GLOBAL_REFUSED,
 };
 
 /* What a call of it means. */
@@ -44,12 +44,12 @@ enum stfs_meaning {
 };
 
 struct stfs_global_info {
-	enum stfs_verdict verdict;
+	enum stfs_global_verdict verdict;
 	enum stfs_meaning meaning;
 	const struct stfs_element *element; /* of STFS_MEANS_ELEMENT and _STORAGE */
 };
 
-const char *stfs_verdict_name(enum stfs_verdict verdict);
+const char *stfs_global_verdict_name(enum stfs_global_verdict verdict);
 
 struct stfs_global_info stfs_global_judge(struct stfs_str module, struct stfs_str name);
 struct stfs_global_info stfs_global_judge_pickled(const struct stfs_pickle *pickle, uint32_t global);

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/cleanup.h"
 #include "codec/grow.h"
 #include "codec/pickle_internal.h"
 
@@ -268,6 +269,25 @@ int stfs_pickle_run(struct stfs_pickle *pickle, struct stfs_err *err)
 void stfs_pickle_next(struct stfs_pickle *pickle)
 {
 	pickle->stack_count = pickle->mark_count = pickle->memo_count = pickle->memo_put = 0;
+}
+
+void stfs_pickle_trim(struct stfs_pickle *pickle)
+{
+	bool named_by_values = false;
+
+	for (size_t i = 0; i < pickle->global_count; i++)
+		named_by_values |= pickle->globals[i].on_stack;
+	if (!named_by_values) {
+		free(stfs_steal_ptr(&pickle->values));
+		stfs_buf_free(&pickle->texts);
+	}
+	free(stfs_steal_ptr(&pickle->links));
+	free(stfs_steal_ptr(&pickle->segments));
+	free(stfs_steal_ptr(&pickle->lists));
+	free(stfs_steal_ptr(&pickle->calls));
+	free(stfs_steal_ptr(&pickle->stack));
+	free(stfs_steal_ptr(&pickle->marks));
+	free(stfs_steal_ptr(&pickle->memo));
 }
 
 void stfs_pickle_free(struct stfs_pickle *pickle)

@@ -133,6 +133,8 @@ int stfs_pickle_run(struct stfs_pickle *pickle, struct stfs_err *err);
 /* Ready to read the next pickle of the stream at `pos`; the values read so far stay. */
 void stfs_pickle_next(struct stfs_pickle *pickle);
 void stfs_pickle_free(struct stfs_pickle *pickle);
+/* Frees all but what the names of the globals need: nothing else may be asked for afterwards. */
+void stfs_pickle_trim(struct stfs_pickle *pickle);
 
 /*
  * To be called once, when all is read: of the pairs of each dict whose keys are equal the first gets

@@ -131,7 +131,7 @@ int stfs_torch_judge(struct stfs_torch *torch, struct stfs_err *err)
 		return -ENOMEM;
 	for (uint32_t i = 0; i < pickle->global_count; i++) {
 		torch->infos[i] = stfs_global_judge_pickled(pickle, i);
-		if (!first && torch->infos[i].verdict == STFS_VERDICT_REFUSED)
+		if (!first && torch->infos[i].verdict == STFS_GLOBAL_REFUSED)
 			first = &pickle->globals[i];
 	}
 	if (!first)
@@ -200,6 +200,8 @@ int stfs_torch_open(int fd, uint64_t file_len, struct stfs_torch **result, struc
 		stfs_err_errno(err, r, "reading a checkpoint");
 	if (r < 0)
 		forget(torch);
+	/* Of a large pickle the values are most of the memory, and all is said of them. */
+	stfs_pickle_trim(&torch->pickle);
 	return r;
 }
 

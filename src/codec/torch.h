@@ -97,6 +97,12 @@ void stfs_torch_close(struct stfs_torch *torch);
 /* Whether a file that begins with these bytes (512, or all it has) could be a checkpoint. */
 bool stfs_torch_could_be(const void *bytes, size_t len);
 
+/*
+ * Whether the file still holds what was read of it, whatever its times say: the pickles, and all that says where
+ * storages are; their bytes are not looked at. 1 yes, 0 no, -errno. Reads as much as opening does. Any thread.
+ */
+int stfs_torch_same(const struct stfs_torch *torch);
+
 enum stfs_torch_form stfs_torch_form(const struct stfs_torch *torch);
 const char *stfs_torch_form_name(enum stfs_torch_form form);
 
@@ -122,7 +128,7 @@ const struct stfs_torch_remarks *stfs_torch_notes(const struct stfs_torch *torch
 struct stfs_torch_global {
 	uint64_t at; /* byte in the file; of the zip form in its data.pkl */
 	struct stfs_str module, name; /* any bytes; both empty of an extension code */
-	enum stfs_verdict verdict;
+	enum stfs_global_verdict verdict;
 };
 size_t stfs_torch_global_count(const struct stfs_torch *torch);
 struct stfs_torch_global stfs_torch_global(const struct stfs_torch *torch, size_t index);

@@ -73,6 +73,10 @@ int stfs_torch_load_legacy(struct stfs_torch *torch, struct stfs_err *err);
 int stfs_torch_load_tar(struct stfs_torch *torch, struct stfs_err *err);
 bool stfs_torch_tar_is(const void *bytes, size_t len);
 
+/* As stfs_torch_same(), of a file of `file_len` bytes. */
+int stfs_torch_same_zip(const struct stfs_torch *torch, uint64_t file_len);
+int stfs_torch_same_legacy(const struct stfs_torch *torch, uint64_t file_len);
+
 /* Judges the globals met so far; -EBADMSG naming the first that is refused. */
 int stfs_torch_judge(struct stfs_torch *torch, struct stfs_err *err);
 

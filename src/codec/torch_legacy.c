@@ -148,6 +148,33 @@ static int place_all(struct stfs_torch *torch, struct stfs_err *err)
 	return r;
 }
 
+int stfs_torch_same_legacy(const struct stfs_torch *torch, uint64_t file_len)
+{
+	unsigned char count[8];
+	char piece[16 * 1024];
+	uint64_t len;
+	int r;
+
+	for (uint64_t at = 0; at < torch->pickle.pos; at += len) {
+		len = stfs_min_u64(torch->pickle.pos - at, sizeof(piece));
+		if (at + len > file_len)
+			return 0;
+		r = stfs_io_read_exactly(torch->fd, piece, len, at);
+		if (r < 0 || memcmp(piece, torch->bytes + at, len) != 0)
+			return r;
+	}
+	for (size_t i = 0; i < torch->storage_count; i++) {
+		const struct stfs_torch_storage *storage = &torch->storages[i];
+
+		if (storage->offset > file_len) /* cut short: who reads it is told */
+			continue;
+		r = stfs_io_read_exactly(torch->fd, count, sizeof(count), storage->offset - sizeof(count));
+		if (r < 0 || stfs_load_le64(count) != storage->size / storage->element->bytes)
+			return r;
+	}
+	return 1;
+}
+
 int stfs_torch_load_legacy(struct stfs_torch *torch, struct stfs_err *err)
 {
 	int r = read_pickles(torch, err), judged = stfs_torch_judge(torch, err);

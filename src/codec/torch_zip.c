@@ -102,6 +102,50 @@ static int read_pickle(struct stfs_torch *torch, struct stfs_err *err)
 	return r;
 }
 
+/* Whether the directory, and what the local headers say, are the same. */
+static bool same_directory(const struct stfs_zip *a, const struct stfs_zip *b)
+{
+	if (a->count != b->count || a->directory_len != b->directory_len ||
+	    memcmp(a->directory, b->directory, a->directory_len) != 0)
+		return false;
+	for (uint32_t i = 0; i < a->count; i++)
+		if (a->entries[i].header != b->entries[i].header || a->entries[i].offset != b->entries[i].offset)
+			return false;
+	return true;
+}
+
+static int same_pickle(const struct stfs_torch *torch, const struct stfs_torch *anew)
+{
+	STFS_AUTO_BUF struct stfs_buf path = STFS_BUF_INIT;
+	STFS_AUTO_FREE char *bytes = NULL;
+	uint32_t entry = find(anew, stfs_str_from("data.pkl"), &path);
+	int r;
+
+	if (entry == STFS_NO_NUMBER)
+		return -ENOMEM; /* the directory is the one in which it was found */
+	r = stfs_zip_read(&anew->zip, entry, STFS_PICKLE_MAX, &bytes, NULL);
+	return r < 0 ? r : memcmp(bytes, torch->bytes, torch->pickle.len) == 0;
+}
+
+int stfs_torch_same_zip(const struct stfs_torch *torch, uint64_t file_len)
+{
+	struct stfs_torch anew = {.fd = torch->fd, .file_len = file_len};
+	int r = stfs_zip_open(torch->fd, file_len, &anew.zip, NULL);
+
+	if (r < 0)
+		return r;
+	r = same_directory(&torch->zip, &anew.zip);
+	if (r > 0)
+		r = same_pickle(torch, &anew);
+	if (r > 0) {
+		int order = read_byte_order(&anew, NULL);
+
+		r = order < 0 ? order : anew.swapped == torch->swapped;
+	}
+	stfs_zip_free(&anew.zip);
+	return r;
+}
+
 /* Where each storage's bytes are: as long as the pickle says, to the byte. */
 static int place(struct stfs_torch *torch, struct stfs_torch_storage *storage, struct stfs_buf *name,
 		 struct stfs_buf *path, struct stfs_err *err)

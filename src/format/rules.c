@@ -6,12 +6,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static_assert(STFS_RULE_COUNT == STFS_RULE_TOTAL_SIZE + 1, "the last of enum stfs_rule");
+static_assert(STFS_RULE_COUNT == STFS_RULE_CHECKPOINT_NOTE + 1, "the last of enum stfs_rule");
 
 static const struct stfs_rule_info rules[STFS_RULE_COUNT] = {
 	[STFS_RULE_FILE_TOO_SMALL] = {"file-too-small", STFS_LEVEL_ERROR, false},
 	[STFS_RULE_HEADER_TOO_LARGE] = {"header-too-large", STFS_LEVEL_ERROR, false},
 	[STFS_RULE_HEADER_BEYOND_FILE] = {"header-beyond-file", STFS_LEVEL_ERROR, false},
+	[STFS_RULE_CHECKPOINT] = {"checkpoint", STFS_LEVEL_ERROR, false},
 	[STFS_RULE_NOT_UTF8] = {"not-utf8", STFS_LEVEL_ERROR, false},
 	[STFS_RULE_JSON_SYNTAX] = {"json-syntax", STFS_LEVEL_ERROR, false},
 	[STFS_RULE_LEADING_SPACE] = {"leading-space", STFS_LEVEL_DEVIATION, false},
@@ -49,6 +50,13 @@ static const struct stfs_rule_info rules[STFS_RULE_COUNT] = {
 	[STFS_RULE_TENSOR_MISSING] = {"tensor-missing", STFS_LEVEL_ERROR, true},
 	[STFS_RULE_TENSOR_NOT_IN_INDEX] = {"tensor-not-in-index", STFS_LEVEL_DEVIATION, false},
 	[STFS_RULE_TOTAL_SIZE] = {"total-size", STFS_LEVEL_DEVIATION, false},
+	[STFS_RULE_DAMAGED_STORAGE] = {"damaged-storage", STFS_LEVEL_ERROR, false},
+	[STFS_RULE_HARMLESS_GLOBAL] = {"harmless-global", STFS_LEVEL_DEVIATION, false},
+	[STFS_RULE_REFUSED_TENSOR] = {"refused-tensor", STFS_LEVEL_DEVIATION, false},
+	[STFS_RULE_OUTSIZED_TENSOR] = {"outsized-tensor", STFS_LEVEL_DEVIATION, false},
+	[STFS_RULE_UNVERIFIED_STORAGE] = {"unverified-storage", STFS_LEVEL_DEVIATION, false},
+	[STFS_RULE_LEFT_OUT] = {"left-out", STFS_LEVEL_NOTE, false},
+	[STFS_RULE_CHECKPOINT_NOTE] = {"checkpoint-note", STFS_LEVEL_NOTE, false},
 };
 
 const struct stfs_rule_info *stfs_rule_info(enum stfs_rule rule)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What can be said against a safetensors file, one rule a line, and the list of what was found.
- * The levels follow from two questions: does the official loader 0.8 take the file, and do we?
+ * The levels follow from two questions: does the official loader 0.8 take the file, and do we? Of a PyTorch
+ * checkpoint, which that loader never takes, they say how far it can be trusted and used.
  */
 #ifndef STFS_FORMAT_RULES_H
 #define STFS_FORMAT_RULES_H
@@ -24,6 +25,7 @@ enum stfs_rule {
 	STFS_RULE_FILE_TOO_SMALL,
 	STFS_RULE_HEADER_TOO_LARGE,
 	STFS_RULE_HEADER_BEYOND_FILE,
+	STFS_RULE_CHECKPOINT, /* it begins as a PyTorch checkpoint, and is refused as one */
 	/* the header's text */
 	STFS_RULE_NOT_UTF8,
 	STFS_RULE_JSON_SYNTAX,
@@ -66,8 +68,16 @@ enum stfs_rule {
 	STFS_RULE_TENSOR_MISSING,
 	STFS_RULE_TENSOR_NOT_IN_INDEX,
 	STFS_RULE_TOTAL_SIZE,
+	/* a PyTorch checkpoint that is not refused */
+	STFS_RULE_DAMAGED_STORAGE,
+	STFS_RULE_HARMLESS_GLOBAL,
+	STFS_RULE_REFUSED_TENSOR,
+	STFS_RULE_OUTSIZED_TENSOR,
+	STFS_RULE_UNVERIFIED_STORAGE,
+	STFS_RULE_LEFT_OUT,
+	STFS_RULE_CHECKPOINT_NOTE,
 };
-#define STFS_RULE_COUNT 40
+#define STFS_RULE_COUNT 48
 
 struct stfs_rule_info {
 	const char *name; /* stable, for programs */

@@ -91,7 +91,7 @@ static int prepare(struct stfs_fs *fs, struct stfs_err *err)
 /* Whether the model can be shown though it cannot be changed: then it is, with a word about why. */
 static bool only_readable(int r)
 {
-	return r == -EPERM || r == -EACCES || r == -EROFS || r == -EBADMSG || r == -ETXTBSY;
+	return r == -EPERM || r == -EACCES || r == -EROFS || r == -EBADMSG || r == -ETXTBSY || r == -EMEDIUMTYPE;
 }
 
 /* What could not be opened for writing (`r`, `why`) is at least read, if that is all that is wrong with it. */
@@ -110,8 +110,8 @@ static int open_readable(struct stfs_fs *fs, struct stfs_tree_options *tree, int
 		return r;
 	}
 	fs->readonly_because = strdup(why->message);
-	stfs_log(STFS_LOG_WARNING, "%s: mounted read-only (%s); -o cow edits a private copy", fs->options->model,
-		 why->message);
+	stfs_log(STFS_LOG_WARNING, "%s: mounted read-only (%s)%s", fs->options->model, why->message,
+		 r == -EMEDIUMTYPE ? "" : "; -o cow edits a private copy");
 	return 0;
 }
 
@@ -133,6 +133,9 @@ static int open_tree(struct stfs_fs *fs, struct stfs_err *err)
 	if (r == 0 && stfs_tree_in_place_only(fs->tree))
 		stfs_log(STFS_LOG_WARNING, "%s: its folder cannot be written: tensors can be overwritten in place, and no "
 			 "more", o->model);
+	/* Nothing makes a checkpoint writable: who asks for that is told, not given something else. */
+	if (r == -EMEDIUMTYPE && (o->asked_rw || o->force))
+		return stfs_err_set(err, r, why.position, "%s", why.message);
 	if (r < 0 && tree.mode == STFS_TREE_RW && r != -EBUSY && r != -EUCLEAN)
 		r = open_readable(fs, &tree, r, &why);
 	return r < 0 ? stfs_err_set(err, r, why.position, "%s", why.message) : 0;

@@ -14,7 +14,8 @@ const char stfs_options_help[] =
 "\n"
 "Mount a .safetensors model as a directory: every tensor is a file of its raw\n"
 "bytes with a .json beside it that holds dtype and shape. MODEL is a file, the\n"
-"index of a sharded model, or a folder that holds one of them.\n"
+"index of a sharded model, or a folder that holds one of them. A PyTorch\n"
+"checkpoint can be mounted too, read-only; nothing in it is run.\n"
 "\n"
 "  safetensorsfs model.safetensors /mnt/m\n"
 "  ls -l /mnt/m\n"
@@ -206,6 +207,7 @@ static int set_log_file(struct stfs_options *options, const char *value, struct 
 static int set_ro(struct stfs_options *options, const char *value, struct stfs_err *err)
 {
 	options->read_only = true;
+	options->asked_rw = false;
 	return 0;
 }
 
@@ -213,6 +215,7 @@ static int set_ro(struct stfs_options *options, const char *value, struct stfs_e
 static int set_rw(struct stfs_options *options, const char *value, struct stfs_err *err)
 {
 	options->read_only = false;
+	options->asked_rw = !options->helper;
 	return 0;
 }
 

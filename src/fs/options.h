@@ -20,6 +20,7 @@ struct stfs_options {
 	enum stfs_view view;
 	enum stfs_cache cache;
 	bool read_only, cow, create, overwrite, force; /* how it is written: docs/writing.md */
+	bool asked_rw; /* by a person: mount(8) passes rw though nobody chose it */
 	bool staged;         /* every overwrite waits for a commit */
 	bool ignore_readers; /* bytes may move under other programs that have the model open */
 	unsigned autosync, autosync_max; /* milliseconds; 0: never */

@@ -52,7 +52,9 @@ static int put_file(const struct subject *subject, struct stfs_buf *out)
 
 static int put_offset(const struct subject *subject, struct stfs_buf *out)
 {
-	return subject->committed ? stfs_buf_printf(out, "%" PRIu64, subject->ref.offset) : -ENODATA;
+	return subject->committed && subject->ref.offset != STFS_NO_OFFSET
+		       ? stfs_buf_printf(out, "%" PRIu64, subject->ref.offset)
+		       : -ENODATA;
 }
 
 static const struct {

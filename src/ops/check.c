@@ -8,7 +8,8 @@
 
 const char *stfs_verdict_name(enum stfs_verdict verdict)
 {
-	static const char *const names[] = {"clean", "deviations", "refused", "unreadable"};
+	static const char *const names[] = {"clean", "deviations", "refused", "unreadable",
+					     "dangerous"};
 
 	return names[verdict];
 }
@@ -37,18 +38,41 @@ static void count_tensors(struct stfs_check_file *file, const struct stfs_header
 	}
 }
 
-static void judge_file(struct stfs_check_file *file, const struct stfs_shard *shard)
+/* Of a checkpoint more is looked at than its opening did. */
+static int scan_file(struct stfs_check_file *file, const struct stfs_scan_options *options)
 {
-	*file = (struct stfs_check_file){.shard = shard, .verdict = STFS_VERDICT_UNREADABLE};
+	int r = stfs_scan_make(file->shard, options, &file->scanned);
+
+	if (r == -ENOMEM)
+		return r;
+	file->findings = &file->scanned;
+	file->status = r;
+	file->verdict = r < 0 ? STFS_VERDICT_UNREADABLE : verdict_of(&file->scanned);
+	if (stfs_scan_globals(file->shard->torch).of_verdict[STFS_GLOBAL_REFUSED])
+		file->verdict = STFS_VERDICT_DANGEROUS;
+	return 0;
+}
+
+static int judge_file(struct stfs_check_file *file, const struct stfs_shard *shard,
+		      const struct stfs_scan_options *options)
+{
+	int r = 0;
+
+	*file = (struct stfs_check_file){.shard = shard, .findings = &shard->findings, .status = shard->status,
+					 .verdict = STFS_VERDICT_UNREADABLE};
 	if (shard->status < 0)
-		return;
+		return 0;
 	file->verdict = verdict_of(&shard->findings);
-	file->official = stfs_findings_level(&shard->findings) < STFS_LEVEL_ERROR;
+	file->official = !shard->torch && stfs_findings_level(&shard->findings) < STFS_LEVEL_ERROR;
 	file->tolerant = stfs_findings_tolerable(&shard->findings);
+	if (shard->torch)
+		r = scan_file(file, options);
 	if (!shard->header)
-		return;
-	file->header_bytes = stfs_header_data_start(shard->header);
+		return r;
+	if (!shard->torch)
+		file->header_bytes = stfs_header_data_start(shard->header);
 	count_tensors(file, shard->header);
+	return r;
 }
 
 static void add_file(struct stfs_check *check, const struct stfs_check_file *file)
@@ -62,8 +86,12 @@ static void add_file(struct stfs_check *check, const struct stfs_check_file *fil
 	check->file_count++;
 }
 
-int stfs_check_make(const struct stfs_model *model, struct stfs_check *check)
+int stfs_check_make(const struct stfs_model *model, const struct stfs_scan_options *options,
+		    struct stfs_check *check)
 {
+	int r = 0;
+
+
 	*check = (struct stfs_check){.verdict = STFS_VERDICT_UNREADABLE};
 	if (model->unread.code < 0) {
 		/* An index that was read and says nonsense is refused, not unreadable. */
@@ -77,15 +105,17 @@ int stfs_check_make(const struct stfs_model *model, struct stfs_check *check)
 	check->verdict = verdict_of(&model->findings);
 	check->official = stfs_findings_level(&model->findings) < STFS_LEVEL_ERROR;
 	check->tolerant = stfs_findings_tolerable(&model->findings);
-	for (uint32_t i = 0; i < model->shard_count; i++) {
-		judge_file(&check->files[i], &model->shards[i]);
+	for (uint32_t i = 0; r == 0 && i < model->shard_count; i++) {
+		r = judge_file(&check->files[i], &model->shards[i], options);
 		add_file(check, &check->files[i]);
 	}
-	return 0;
+	return r;
 }
 
 void stfs_check_free(struct stfs_check *check)
 {
+	for (uint32_t i = 0; check->files && i < check->file_count; i++)
+		stfs_findings_free(&check->files[i].scanned);
 	free(check->files);
 	*check = (struct stfs_check){0};
 }

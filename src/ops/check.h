@@ -5,18 +5,24 @@
 #ifndef STFS_OPS_CHECK_H
 #define STFS_OPS_CHECK_H
 
+#include "ops/scan.h"
 #include "store/model.h"
 
 /* In rising order; also the exit codes of `check`. */
 enum stfs_verdict {
 	STFS_VERDICT_CLEAN,      /* nothing but notes */
-	STFS_VERDICT_DEVIATIONS, /* everybody takes it, the specification does not */
-	STFS_VERDICT_REFUSED,    /* the official loader refuses it, or we do */
+	STFS_VERDICT_DEVIATIONS, /* everybody takes it, the specification does not; a checkpoint of which
+				  * something is not shown, or not taken by torch's weights_only */
+	STFS_VERDICT_REFUSED,    /* the official loader refuses it, or we do; a checkpoint that is damaged */
 	STFS_VERDICT_UNREADABLE, /* no verdict: a file could not be read */
+	STFS_VERDICT_DANGEROUS,  /* a checkpoint that names a global which may do anything */
 };
 
 struct stfs_check_file {
 	const struct stfs_shard *shard; /* borrowed */
+	struct stfs_findings scanned;   /* of a checkpoint */
+	const struct stfs_findings *findings; /* these, or the shard's */
+	int status; /* 0, or -errno when it could not be read */
 	enum stfs_verdict verdict;
 	bool official;         /* the official loader takes it */
 	bool tolerant;         /* the tolerant read-only mode takes it */
@@ -35,10 +41,11 @@ struct stfs_check {
 };
 
 /* `model` was opened with STFS_OPEN_JUDGE and outlives `check`. 0 or -ENOMEM. */
-int stfs_check_make(const struct stfs_model *model, struct stfs_check *check);
+int stfs_check_make(const struct stfs_model *model, const struct stfs_scan_options *options,
+		    struct stfs_check *check);
 void stfs_check_free(struct stfs_check *check);
 
-/* "clean", "deviations", "refused", "unreadable". */
+/* "clean", "deviations", "refused", "unreadable", "dangerous". */
 const char *stfs_verdict_name(enum stfs_verdict verdict);
 
 /*

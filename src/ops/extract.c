@@ -12,6 +12,8 @@
 #include "base/cleanup.h"
 
 #define PIECE (1u << 20)
+/* Of bytes that are put together: what they are made of is then read fewer times. */
+#define PIECE_ASSEMBLED (16u << 20)
 /* What Linux moves at most in one call (MAX_RW_COUNT), rounded down. */
 #define CALL_MAX (1u << 30)
 
@@ -67,7 +69,7 @@ static uint64_t in_kernel(const struct stfs_tensor_ref *ref, int out_fd, uint64_
 			  ssize_t (*copy)(int, int, off_t *, size_t))
 {
 	off_t offset = (off_t)(ref->offset + done);
-	ssize_t moved = 1;
+	ssize_t moved = ref->offset != STFS_NO_OFFSET;
 
 	while (done < ref->len && moved > 0) {
 		moved = copy(out_fd, ref->shard->fd, &offset,
@@ -78,27 +80,44 @@ static uint64_t in_kernel(const struct stfs_tensor_ref *ref, int out_fd, uint64_
 	return done;
 }
 
+static int say_unread(const struct stfs_tensor_ref *ref, uint64_t at, int r, struct stfs_err *err)
+{
+	const char *file = ref->shard->name;
+	char quoted[STFS_QUOTED_MAX];
+
+	if (ref->offset == STFS_NO_OFFSET)
+		stfs_quote(ref->name, quoted);
+	if (r == -EFBIG)
+		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: tensor \"%s\" lies in strides in a storage that is "
+				    "deflated and too large to be kept inflated; load the file with torch and "
+				    "save it anew, which does not deflate", file, quoted);
+	if (r == -EIO && ref->offset == STFS_NO_OFFSET)
+		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: tensor \"%s\" cannot be read: its deflated bytes are "
+				    "damaged, the file is shorter than it was, or its disk fails", file, quoted);
+	if (r == -EIO)
+		return stfs_err_set(err, r, ref->offset + at, "%s: byte %" PRIu64 " cannot be read: the file is shorter "
+				    "than it was, or its disk fails", file, ref->offset + at);
+	return stfs_err_errno(err, r, "%s", file);
+}
+
 static int by_hand(const struct stfs_model *model, const struct stfs_tensor_ref *ref,
 		   const struct stfs_sink *sink, uint64_t done, struct stfs_err *err)
 {
+	size_t size = ref->offset == STFS_NO_OFFSET ? PIECE_ASSEMBLED : PIECE;
 	STFS_AUTO_FREE char *piece = NULL;
 	ssize_t got;
 	int r = 0;
 
 	if (done == ref->len)
 		return 0;
-	piece = malloc(PIECE);
+	size = stfs_min_u64(size, ref->len - done);
+	piece = malloc(size);
 	if (!piece)
 		return stfs_err_errno(err, -ENOMEM, "%s", ref->shard->name);
 	while (r == 0 && done < ref->len) {
-		got = stfs_model_pread(model, ref, piece, PIECE, done);
-		if (got == -EIO)
-			return stfs_err_set(err, -EIO, ref->offset + done,
-					    "%s: byte %" PRIu64 " cannot be read: the file is "
-					    "shorter than it was, or its disk fails",
-					    ref->shard->name, ref->offset + done);
+		got = stfs_model_pread(model, ref, piece, size, done);
 		if (got < 0)
-			return stfs_err_errno(err, (int)got, "%s", ref->shard->name);
+			return say_unread(ref, done, (int)got, err);
 		r = stfs_sink_write(sink, piece, (size_t)got, err);
 		done += (uint64_t)got;
 	}

@@ -5,11 +5,13 @@
 #include <stdlib.h>
 
 #include "base/arith.h"
+#include "base/cleanup.h"
+#include "store/checkpoint.h"
 
 const char *stfs_segment_name(enum stfs_segment_kind kind)
 {
 	static const char *const names[STFS_SEGMENT_KINDS] = {
-		"header", "slack", "tensor", "hole", "overlap", "trailing", "missing", "unknown"};
+		"header", "slack", "tensor", "container", "unused", "hole", "overlap", "trailing", "missing", "unknown"};
 
 	return names[kind];
 }
@@ -129,13 +131,91 @@ static int walk_data(struct walk *walk)
 	return r == 0 ? advance(walk, stfs_max_u64(walk->at, walk->high)) : r;
 }
 
+/* ---- Checkpoints ---- */
+
+/* What a storage or a tensor takes of the file; of a deflated storage all of it. */
+struct extent {
+	uint64_t begin, end;
+	uint32_t number;
+};
+
+static int by_begin(const void *left, const void *right)
+{
+	const struct extent *a = left, *b = right;
+
+	if (a->begin != b->begin)
+		return a->begin < b->begin ? -1 : 1;
+	return a->number < b->number ? -1 : a->number > b->number;
+}
+
+static void find_extents(const struct stfs_torch *torch, struct extent *storages, struct extent *tensors)
+{
+	uint32_t storage_count, tensor_count;
+	const struct stfs_torch_storage *s = stfs_torch_storages(torch, &storage_count);
+	const struct stfs_torch_tensor *t = stfs_torch_tensors(torch, &tensor_count);
+
+	for (uint32_t i = 0; i < storage_count; i++)
+		storages[i] = (struct extent){s[i].offset, s[i].offset + s[i].stored, i};
+	for (uint32_t i = 0; i < tensor_count; i++) {
+		tensors[i] = storages[t[i].storage];
+		if (!s[t[i].storage].deflated)
+			tensors[i].begin += t[i].bytes ? t[i].begin : 0;
+		if (!s[t[i].storage].deflated || t[i].bytes == 0)
+			tensors[i].end = tensors[i].begin + (t[i].bytes ? t[i].span : 0);
+		tensors[i].number = i;
+	}
+	qsort(storages, storage_count, sizeof(*storages), by_begin);
+	qsort(tensors, tensor_count, sizeof(*tensors), by_begin);
+}
+
+/* The next storage, and the tensors that begin in it: *next is the first that may. */
+static int walk_storage(struct walk *walk, const struct extent *storage, const struct extent *tensors, uint32_t count,
+			uint32_t *next)
+{
+	int r = storage->begin > walk->at && storage->end > storage->begin ? add(walk, STFS_SEGMENT_CONTAINER, STFS_NO_TENSOR, storage->begin) : 0;
+
+	for (; r == 0 && *next < count && tensors[*next].begin < storage->end; ++*next) {
+		const struct extent *tensor = &tensors[*next];
+
+		if (tensor->end <= walk->at)
+			continue;
+		if (tensor->begin > walk->at)
+			r = add(walk, STFS_SEGMENT_UNUSED, STFS_NO_TENSOR, tensor->begin);
+		if (r == 0)
+			r = add(walk, STFS_SEGMENT_TENSOR, tensor->number, tensor->end);
+	}
+	return r == 0 && storage->end > walk->at ? add(walk, STFS_SEGMENT_UNUSED, STFS_NO_TENSOR, storage->end) : r;
+}
+
+static int walk_checkpoint(struct walk *walk)
+{
+	const struct stfs_torch *torch = walk->shard->torch;
+	STFS_AUTO_FREE struct extent *storages = NULL, *tensors = NULL;
+	uint32_t storage_count, tensor_count, next = 0;
+	int r = 0;
+
+	stfs_torch_storages(torch, &storage_count);
+	stfs_torch_tensors(torch, &tensor_count);
+	storages = calloc(storage_count + 1ul, sizeof(*storages));
+	tensors = calloc(tensor_count + 1ul, sizeof(*tensors));
+	if (!storages || !tensors)
+		return -ENOMEM;
+	find_extents(torch, storages, tensors);
+	for (uint32_t i = 0; r == 0 && i < storage_count; i++)
+		r = walk_storage(walk, &storages[i], tensors, tensor_count, &next);
+	return r == 0 && walk->at < walk->shard->size
+		       ? add(walk, STFS_SEGMENT_CONTAINER, STFS_NO_TENSOR, walk->shard->size) : r;
+}
+
 int stfs_segments_make(const struct stfs_shard *shard, struct stfs_segments *segments)
 {
 	struct walk walk = {.shard = shard, .segments = segments};
 	int r = 0;
 
 	*segments = (struct stfs_segments){0};
-	if (shard->header) {
+	if (shard->header && shard->torch) {
+		r = walk_checkpoint(&walk);
+	} else if (shard->header) {
 		uint64_t start = stfs_header_data_start(shard->header);
 
 		r = add(&walk, STFS_SEGMENT_HEADER, STFS_NO_TENSOR, start - shard->header->slack);

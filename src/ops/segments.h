@@ -5,7 +5,8 @@
  *
  * Invariant: the segments follow each other without a gap, the first at 0, the last ends at the end
  * of the file or, beyond it, at the end of the last tensor (test: mount/test_cli_map.py). Empty
- * tensors are segments of no bytes.
+ * tensors are segments of no bytes. In a checkpoint several tensors may show the same bytes: a byte is
+ * the first one's that begins before it, and tensors without bytes of their own have no segment.
  */
 #ifndef STFS_OPS_SEGMENTS_H
 #define STFS_OPS_SEGMENTS_H
@@ -16,13 +17,15 @@ enum stfs_segment_kind {
 	STFS_SEGMENT_HEADER,   /* the length word and the JSON text */
 	STFS_SEGMENT_SLACK,    /* the spaces behind it */
 	STFS_SEGMENT_TENSOR,
+	STFS_SEGMENT_CONTAINER, /* of a checkpoint: all that is no storage's, its pickles among it */
+	STFS_SEGMENT_UNUSED,    /* of a storage in a checkpoint, and of no tensor */
 	STFS_SEGMENT_HOLE,     /* between tensors, of none */
 	STFS_SEGMENT_OVERLAP,  /* of two tensors */
 	STFS_SEGMENT_TRAILING, /* behind the last tensor */
 	STFS_SEGMENT_MISSING,  /* of a tensor, beyond the end of the file */
 	STFS_SEGMENT_UNKNOWN,  /* the header could not be read, or not the entry that may own it */
 };
-#define STFS_SEGMENT_KINDS 8
+#define STFS_SEGMENT_KINDS 10
 
 struct stfs_segment {
 	enum stfs_segment_kind kind;

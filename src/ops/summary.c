@@ -40,7 +40,7 @@ static void add_tensor(const struct stfs_model *model, struct stfs_summary *summ
 	count(&summary->all, &ref);
 	count(&summary->dtypes[ref.tensor->dtype], &ref);
 	summary->unaligned +=
-		ref.len &&
+		ref.len && ref.offset != STFS_NO_OFFSET &&
 		ref.offset % stfs_dtype_alignment((enum stfs_dtype)ref.tensor->dtype) != 0;
 	keep_largest(model, summary, id, ref.len);
 }
@@ -50,7 +50,7 @@ static void add_file(struct stfs_summary *summary, const struct stfs_shard *shar
 	uint64_t start;
 
 	summary->file_bytes += shard->size;
-	if (!shard->header)
+	if (!shard->header || shard->torch) /* a header that was made up takes no room */
 		return;
 	start = stfs_header_data_start(shard->header);
 	summary->header_bytes += start;

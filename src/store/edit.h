@@ -96,6 +96,9 @@ int stfs_edit_metadata(const struct stfs_edit *edit,
  */
 int stfs_edit_spool(struct stfs_edit *edit, int fd, uint64_t len, struct stfs_source *source,
 		    uint64_t *spooled, struct stfs_err *err);
+/* The same of a tensor of another model that has STFS_NO_OFFSET. */
+int stfs_edit_spool_tensor(struct stfs_edit *edit, const struct stfs_model *model,
+			   const struct stfs_tensor_ref *ref, struct stfs_source *source, struct stfs_err *err);
 
 /*
  * Puts a tensor in the place of the one of that name, keeping its file and its place in the header, or

@@ -107,6 +107,8 @@ int stfs_edit_guard(const struct stfs_edit *edit, struct stfs_err *err)
 	struct stat st;
 	int r = 0;
 
+	if (stfs_model_has_checkpoint(edit->model))
+		return stfs_model_say_checkpoint(edit->path, err);
 	for (uint32_t i = 0; r == 0 && i < edit->model->shard_count; i++) {
 		const struct stfs_shard *shard = &edit->model->shards[i];
 

@@ -12,6 +12,7 @@
 #include "base/io.h"
 #include "base/natural.h"
 #include "commit/commit.h"
+#include "store/checkpoint.h"
 #include "store/model_internal.h"
 
 #define STFS_BUSY_TEXT "%s: is mounted, or another command is changing it; try again when that is over"
@@ -210,8 +211,10 @@ static int admit(struct stfs_model *model, bool tolerant, struct stfs_err *err)
 		if (shard->status < 0)
 			return stfs_err_errno(err, shard->status, "%s", where);
 		if (stfs_findings_error(&shard->findings, tolerant, &why) < 0)
-			return stfs_err_set(err, why.code, why.position, "%s: byte %" PRIu64 ": %s",
-					    where, why.position, why.message);
+			return why.position == STFS_NO_POSITION
+				       ? stfs_err_set(err, why.code, why.position, "%s: %s", where, why.message)
+				       : stfs_err_set(err, why.code, why.position, "%s: byte %" PRIu64 ": %s",
+						      where, why.position, why.message);
 	}
 	if (stfs_findings_error(&model->findings, tolerant, &why) < 0)
 		return stfs_err_set(err, why.code, why.position, "%s: %s", model->resolved.path,
@@ -227,7 +230,9 @@ static void model_assert(const struct stfs_model *model)
 	for (uint32_t id = 0; id < stfs_model_ids(model); id++) {
 		if (!stfs_model_tensor(model, id, &ref))
 			continue;
-		assert(ref.offset <= ref.shard->size && ref.len <= ref.shard->size - ref.offset);
+		assert(ref.offset == STFS_NO_OFFSET ? ref.shard->torch != NULL
+						    : ref.offset <= ref.shard->size &&
+							      ref.len <= ref.shard->size - ref.offset);
 	}
 }
 
@@ -314,6 +319,8 @@ static int open_model(struct stfs_model *model, const char *path, unsigned flags
 			model->tolerated = r == 0;
 		}
 	}
+	if (r == 0 && flags & STFS_OPEN_WRITE && stfs_model_has_checkpoint(model))
+		r = stfs_model_say_checkpoint(path, err);
 	if (r < 0)
 		return r;
 	count_shown(model);
@@ -398,7 +405,8 @@ bool stfs_model_tensor(const struct stfs_model *model, uint32_t id, struct stfs_
 		.tensor = tensor,
 		.name = stfs_header_name(shard->header, tensor),
 		.dtype = stfs_dtype_info((enum stfs_dtype)tensor->dtype),
-		.offset = stfs_header_data_start(shard->header) + tensor->begin,
+		.offset = shard->torch ? stfs_checkpoint_offset(shard, tensor)
+				       : stfs_header_data_start(shard->header) + tensor->begin,
 		.len = tensor->end - tensor->begin,
 	};
 	return true;
@@ -467,6 +475,11 @@ ssize_t stfs_model_pread(const struct stfs_model *model, const struct stfs_tenso
 		return 0;
 	if (len > ref->len - offset)
 		len = (size_t)(ref->len - offset);
+	if (ref->offset == STFS_NO_OFFSET) {
+		int r = stfs_checkpoint_read(ref->shard, ref->tensor, buffer, len, offset);
+
+		return r < 0 ? r : (ssize_t)len;
+	}
 	got = stfs_io_pread_full(ref->shard->fd, buffer, len, ref->offset + offset);
 	return got >= 0 && (size_t)got < len ? -EIO : got;
 }
@@ -535,6 +548,20 @@ bool stfs_model_has_metadata(const struct stfs_model *model)
 		if (model->shards[i].header && model->shards[i].header->metadata_len)
 			return true;
 	return false;
+}
+
+bool stfs_model_has_checkpoint(const struct stfs_model *model)
+{
+	for (uint32_t i = 0; i < model->shard_count; i++)
+		if (model->shards[i].torch)
+			return true;
+	return false;
+}
+
+int stfs_model_say_checkpoint(const char *path, struct stfs_err *err)
+{
+	return stfs_err_set(err, -EMEDIUMTYPE, STFS_NO_POSITION, "%s: is a PyTorch checkpoint, which can only be "
+			    "read: `stfs import-pytorch` makes a model of it", path);
 }
 
 enum stfs_interrupted stfs_model_interrupted(const struct stfs_model *model)

@@ -10,8 +10,8 @@
  * Invariants (tests: unit/test_store.c):
  *   M1  shown tensors have distinct names, and stfs_model_find() finds each (opens_a_file,
  *       shows_one_of_two_that_shards_hold, shows_one_of_three_that_shards_hold).
- *   M2  a shown tensor lies wholly within its file as it was when opened
- *       (tolerates_what_is_complete_of_a_truncated_file).
+ *   M2  a shown tensor lies wholly within its file as it was when opened, or has STFS_NO_OFFSET
+ *       (tolerates_what_is_complete_of_a_truncated_file, reads_a_checkpoint).
  *   M3  no file is open twice as two shards, and the texts of all headers together have at most
  *       STFS_HEADERS_MAX bytes (refuses_two_names_of_one_file, bounds_the_headers_together).
  */
@@ -72,12 +72,15 @@ static inline uint32_t stfs_model_ids(const struct stfs_model *model)
 	return model->first_id[model->shard_count];
 }
 
+/* Of a tensor whose bytes stand nowhere in its file as they are: stfs_model_pread() puts them together. */
+#define STFS_NO_OFFSET UINT64_MAX
+
 struct stfs_tensor_ref {
 	struct stfs_shard *shard;
 	const struct stfs_tensor *tensor;
 	struct stfs_str name;
 	const struct stfs_dtype_info *dtype;
-	uint64_t offset; /* byte in the file */
+	uint64_t offset; /* byte in the file, or STFS_NO_OFFSET */
 	uint64_t len;
 };
 
@@ -98,8 +101,10 @@ uint32_t *stfs_model_sorted(const struct stfs_model *model);
 
 /*
  * Reads up to `len` bytes at `offset` of a tensor. Bytes read, fewer only at the tensor's end;
- * -EIO when the file was cut short underneath; -errno. Whether the file is still the one that was
- * opened is the caller's to ask (stfs_shard_check).
+ * -EIO when the file was cut short underneath, or deflated bytes of a checkpoint are damaged; -EFBIG for
+ * a tensor of one that can only be imported; -errno. Whether the file is still the one that was
+ * opened is the caller's to ask (stfs_shard_check). Any thread. Bytes without an offset are best read in
+ * large pieces.
  */
 ssize_t stfs_model_pread(const struct stfs_model *model, const struct stfs_tensor_ref *ref,
 			 void *buffer, size_t len, uint64_t offset);
@@ -121,6 +126,11 @@ enum stfs_interrupted {
 
 /* Whether a commit was interrupted, or is under way. Of a judged model, too. */
 enum stfs_interrupted stfs_model_interrupted(const struct stfs_model *model);
+
+/* Whether a file of the model is a PyTorch checkpoint: such are only read. */
+bool stfs_model_has_checkpoint(const struct stfs_model *model);
+/* Says so of the model `path`, and what to do. -EMEDIUMTYPE. */
+int stfs_model_say_checkpoint(const char *path, struct stfs_err *err);
 
 /* Whether any file of the model has a __metadata__. */
 bool stfs_model_has_metadata(const struct stfs_model *model);

@@ -20,14 +20,28 @@ void stfs_resolved_free(struct stfs_resolved *resolved)
 	*resolved = (struct stfs_resolved){.folder_fd = -1};
 }
 
-static bool is_index_name(const char *name)
-{
-	return stfs_str_ends_with(stfs_str_from(name), ".safetensors.index.json");
-}
+/*
+ * What a folder may hold, the better first: many hold the same model as checkpoints too, of which nobody wants
+ * both.
+ */
+enum kind { KIND_INDEX, KIND_MODEL, KIND_CHECKPOINT_INDEX, KIND_CHECKPOINT };
+#define KINDS 4
 
-static bool is_model_name(const char *name)
+static const char *const endings[][5] = {
+	[KIND_INDEX] = {".safetensors.index.json"},
+	[KIND_MODEL] = {".safetensors"},
+	[KIND_CHECKPOINT_INDEX] = {".bin.index.json"},
+	[KIND_CHECKPOINT] = {".bin", ".pt", ".pth", ".ckpt"},
+};
+
+/* The kind that a file's name stands for; KINDS: none. */
+static unsigned kind_of(const char *name)
 {
-	return stfs_str_ends_with(stfs_str_from(name), ".safetensors") && name[0] != '.';
+	for (unsigned kind = 0; kind < KINDS; kind++)
+		for (unsigned i = 0; i < 5 && endings[kind][i]; i++)
+			if (stfs_str_ends_with(stfs_str_from(name), endings[kind][i]) && name[0] != '.')
+				return kind;
+	return KINDS;
 }
 
 static void close_dir(DIR **dir)
@@ -62,7 +76,7 @@ static int add_candidate(struct candidates *c, const char *name)
 	return 0;
 }
 
-static int scan(int folder_fd, struct candidates *indexes, struct candidates *models)
+static int scan(int folder_fd, struct candidates found[KINDS])
 {
 	STFS_CLEANUP(close_dir) DIR *dir = NULL;
 	int fd = openat(folder_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -78,42 +92,48 @@ static int scan(int folder_fd, struct candidates *indexes, struct candidates *mo
 		return r;
 	}
 	while (r == 0 && (errno = 0, entry = readdir(dir))) {
-		if (is_index_name(entry->d_name))
-			r = add_candidate(indexes, entry->d_name);
-		else if (is_model_name(entry->d_name))
-			r = add_candidate(models, entry->d_name);
+		unsigned kind = kind_of(entry->d_name);
+
+		if (kind < KINDS)
+			r = add_candidate(&found[kind], entry->d_name);
 	}
 	return r == 0 ? -errno : r;
 }
 
-/* Picks the model of a folder: its index, else its only .safetensors file. */
+static void free_candidates(struct candidates found[KINDS])
+{
+	for (unsigned kind = 0; kind < KINDS; kind++) {
+		free(found[kind].first);
+		stfs_buf_free(&found[kind].list);
+	}
+}
+
+/* Picks the model of a folder: of the first kind that there is, its only file. */
 static int pick(const char *path, struct stfs_resolved *resolved, struct stfs_err *err)
 {
-	struct candidates indexes = {0}, models = {0};
-	int r = scan(resolved->folder_fd, &indexes, &models);
+	struct candidates found[KINDS] = {0};
+	int r = scan(resolved->folder_fd, found);
+	unsigned kind = 0;
 
+	while (kind < KINDS && found[kind].count == 0)
+		kind++;
 	if (r < 0) {
 		r = stfs_err_errno(err, r, "%s", path);
-	} else if (indexes.count == 1) {
-		resolved->name = stfs_steal_ptr(&indexes.first);
-		resolved->is_index = true;
-	} else if (indexes.count == 0 && models.count == 1) {
-		resolved->name = stfs_steal_ptr(&models.first);
-	} else if (indexes.count == 0 && models.count == 0) {
+	} else if (kind == KINDS) {
 		r = stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: no .safetensors file and no "
-				 ".safetensors.index.json in this folder", path);
+				 ".safetensors.index.json in this folder, nor a PyTorch checkpoint", path);
+	} else if (found[kind].count == 1) {
+		resolved->name = stfs_steal_ptr(&found[kind].first);
+		resolved->is_index = kind == KIND_INDEX || kind == KIND_CHECKPOINT_INDEX;
 	} else {
-		struct candidates *several = indexes.count ? &indexes : &models;
-		const char *list = stfs_buf_cstr(&several->list);
+		static const char *const what[KINDS] = {"models", "files and no index", "checkpoints in parts",
+							"checkpoints and no index"};
+		const char *list = stfs_buf_cstr(&found[kind].list);
 
-		r = stfs_err_set(err, -EINVAL, STFS_NO_POSITION,
-				 "%s: holds %zu %s, name one of them: %s", path, several->count,
-				 indexes.count ? "models" : "files and no index", list ? list : "");
+		r = stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: holds %zu %s, name one of them: %s", path,
+				 found[kind].count, what[kind], list ? list : "");
 	}
-	free(indexes.first);
-	free(models.first);
-	stfs_buf_free(&indexes.list);
-	stfs_buf_free(&models.list);
+	free_candidates(found);
 	return r;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a path given by a user means: a .safetensors file, the index of a sharded model, or a
- * folder that holds one or the other (a model folder, a snapshot of the hub's cache).
+ * What a path given by a user means: a .safetensors file, a PyTorch checkpoint, the index of a sharded
+ * model, or a folder that holds one of them (a model folder, a snapshot of the hub's cache).
  */
 #ifndef STFS_STORE_RESOLVE_H
 #define STFS_STORE_RESOLVE_H

@@ -10,6 +10,7 @@
 #include "base/cleanup.h"
 #include "base/io.h"
 #include "base/log.h"
+#include "store/checkpoint.h"
 #include "store/resolve.h"
 
 /* A duplicate shares the lock of what it was made of. */
@@ -37,18 +38,24 @@ static int open_file(struct stfs_shard *shard, int folder_fd, const char *name, 
 /* What is wrong with the file goes to status and findings; 0, -ENOMEM or the like. */
 static int read_header(struct stfs_shard *shard)
 {
-	unsigned char word[STFS_LENGTH_WORD];
+	unsigned char head[STFS_CHECKPOINT_HEAD];
 	STFS_AUTO_FREE char *text = NULL;
 	uint32_t text_len;
 	ssize_t got;
 	int r;
 
-	got = stfs_io_pread_full(shard->fd, word, sizeof(word), 0);
+	got = stfs_io_pread_full(shard->fd, head, sizeof(head), 0);
 	if (got < 0) {
 		shard->status = (int)got;
 		return 0;
 	}
-	r = stfs_header_length(word, (size_t)got, shard->size, &text_len, &shard->findings);
+	if (stfs_checkpoint_is(head, (size_t)got)) {
+		r = stfs_checkpoint_open(shard, head);
+		if (r < 0 || shard->torch)
+			return r;
+	}
+	r = stfs_header_length(head, stfs_min_u64((uint64_t)got, STFS_LENGTH_WORD), shard->size, &text_len,
+			       &shard->findings);
 	if (r < 0)
 		return r == -EBADMSG ? 0 : r;
 	text = malloc(text_len ? text_len : 1);
@@ -95,6 +102,7 @@ void stfs_shard_let_go(struct stfs_shard *shard)
 
 void stfs_shard_close(struct stfs_shard *shard)
 {
+	stfs_checkpoint_close(shard);
 	stfs_shard_let_go(shard);
 	stfs_header_free(shard->header);
 	stfs_findings_free(&shard->findings);
@@ -118,6 +126,8 @@ static int same_header(const struct stfs_shard *shard)
 	uint64_t done = 0, len;
 	ssize_t got;
 
+	if (shard->torch)
+		return stfs_checkpoint_same(shard);
 	got = stfs_io_pread_full(shard->fd, piece, STFS_LENGTH_WORD, 0);
 	if (got < 0)
 		return (int)got;

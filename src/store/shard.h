@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One open .safetensors file.
+ * One open file of a model: a .safetensors file, or a PyTorch checkpoint that is shown as one
+ * (store/checkpoint.h).
  *
  * The header is read once, at opening. The file may change underneath (another program writes to
  * it, cuts it short): stfs_shard_check() compares the file's times and, when they moved, the header
- * byte for byte with the text kept in memory. A shard is in one of these states:
+ * byte for byte with the text kept in memory; of a checkpoint, its pickles and what says where its
+ * storages are (stfs_torch_same). A shard is in one of these states:
  *
  *   fresh    the file is as it was opened
  *   touched  its data changed, its header did not: reads go on, kept caches must not be trusted
@@ -32,6 +34,8 @@
 #include "format/header.h"
 #include "store/mapping.h"
 
+struct stfs_torch;
+
 struct stfs_shard {
 	char *name; /* owned: file name within the model's folder */
 	int fd;     /* owned; -1 when it could not be opened */
@@ -39,7 +43,12 @@ struct stfs_shard {
 	bool irregular; /* because it is a pipe, a socket, a device */
 	uint64_t size; /* of the file, at opening */
 	struct stat st; /* at opening */
-	struct stfs_header *header; /* owned; NULL when there is none to speak of */
+	/* Owned; NULL when there is none to speak of. Of a checkpoint it was made, and offsets in it are of
+	 * nothing: where bytes are is asked of stfs_model_tensor(). */
+	struct stfs_header *header;
+	/* Owned: of a file that is read as a checkpoint, also where it is refused (the header is NULL then);
+	 * else NULL. Tensor i of the header is its tensor i. */
+	struct stfs_torch *torch;
 	struct stfs_findings findings;
 	struct stfs_mapping mapping;
 

@@ -61,10 +61,12 @@ void stfs_edit_close_spool(struct stfs_edit *edit)
 	edit->spool_end = 0;
 }
 
-/* Where bytes come from: a stream (at < 0), or a place in a file. */
+/* Where bytes come from: a stream (at < 0), a place in a file, or a tensor that is put together. */
 struct input {
 	int fd;
 	off_t at;
+	const struct stfs_model *model;
+	const struct stfs_tensor_ref *ref; /* or NULL */
 };
 
 /* Reads from a stream until the piece is full or the end. Bytes or -errno. */
@@ -86,6 +88,15 @@ static ssize_t read_full(int fd, char *piece, size_t want)
 	return (ssize_t)done;
 }
 
+/* Up to `want` bytes behind the first `taken`: as many, fewer at the end, or -errno. */
+static ssize_t read_input(const struct input *input, char *piece, size_t want, uint64_t taken)
+{
+	if (input->ref)
+		return stfs_model_pread(input->model, input->ref, piece, want, taken);
+	return input->at < 0 ? read_full(input->fd, piece, want)
+			     : stfs_io_pread_full(input->fd, piece, want, (uint64_t)input->at + taken);
+}
+
 static int take_in(struct stfs_edit *edit, struct input input, uint64_t len, char *piece,
 		   uint64_t *taken)
 {
@@ -102,9 +113,7 @@ static int take_in(struct stfs_edit *edit, struct input input, uint64_t len, cha
 				break;
 		}
 		want = stfs_min_u64(PIECE, stfs_min_u64(len, reserved) - *taken);
-		got = input.at < 0 ? read_full(input.fd, piece, want)
-				   : stfs_io_pread_full(input.fd, piece, want,
-							(uint64_t)input.at + *taken);
+		got = read_input(&input, piece, want, *taken);
 		if (got < 0)
 			return (int)got;
 		if (got == 0)
@@ -147,11 +156,19 @@ static int spool(struct stfs_edit *edit, struct input input, uint64_t len, struc
 int stfs_edit_spool(struct stfs_edit *edit, int fd, uint64_t len, struct stfs_source *source,
 		    uint64_t *spooled, struct stfs_err *err)
 {
-	return spool(edit, (struct input){fd, -1}, len, source, spooled, err);
+	return spool(edit, (struct input){.fd = fd, .at = -1}, len, source, spooled, err);
+}
+
+int stfs_edit_spool_tensor(struct stfs_edit *edit, const struct stfs_model *model,
+			   const struct stfs_tensor_ref *ref, struct stfs_source *source, struct stfs_err *err)
+{
+	uint64_t spooled;
+
+	return spool(edit, (struct input){.model = model, .ref = ref}, ref->len, source, &spooled, err);
 }
 
 int stfs_edit_spool_range(struct stfs_edit *edit, struct stfs_source from, uint64_t len,
 			  struct stfs_source *source, uint64_t *spooled, struct stfs_err *err)
 {
-	return spool(edit, (struct input){from.fd, (off_t)from.offset}, len, source, spooled, err);
+	return spool(edit, (struct input){.fd = from.fd, .at = (off_t)from.offset}, len, source, spooled, err);
 }

@@ -159,9 +159,10 @@ void stfs_tree_end_resting(struct stfs_tree *tree, uint32_t node);
 /* ---- Bytes ---- */
 
 struct stfs_place {
-	int fd;             /* borrowed; -1: zeros */
+	int fd;             /* borrowed; -1: zeros, unless `assembled` */
 	uint64_t offset, len;
 	struct stfs_mapping *mapping; /* of the file, when the bytes can be had from there; or NULL */
+	bool assembled; /* they stand nowhere as they are (store/checkpoint.h): stfs_tree_pread() gives them */
 };
 /* With the lock held: where the bytes at `offset` are, and how far they lie so, up to `most`. 0 or -EIO. */
 int stfs_tree_place(struct stfs_tree *tree, uint32_t node, uint64_t offset, uint64_t most,

@@ -42,9 +42,15 @@ static int place_base(const struct stfs_tree *tree, const struct stfs_node *node
 
 	if (!stfs_tree_base_of(tree, node, &shard, &start))
 		return -EIO;
+	place->len = most;
+	/* Of a checkpoint: nothing is ever staged over it, so the place is that of the tensor. */
+	if (start == STFS_NO_OFFSET) {
+		place->assembled = true;
+		place->offset = offset;
+		return 0;
+	}
 	file = &tree->model->shards[shard];
 	now = start + offset;
-	place->len = most;
 	if (tree->edit)
 		r = stfs_edit_where(tree->edit, shard, start + offset, most, &now, &place->len);
 	place->fd = file->fd;
@@ -120,6 +126,18 @@ int stfs_tree_place(struct stfs_tree *tree, uint32_t number, uint64_t offset, ui
 	return r;
 }
 
+/* Bytes of a tensor that have to be put together. */
+static int assemble(const struct stfs_tree *tree, uint32_t number, void *buffer, const struct stfs_place *place)
+{
+	struct stfs_tensor_ref ref;
+	ssize_t got;
+
+	if (!stfs_model_tensor(tree->model, tree->nodes[number].id, &ref))
+		return -EIO;
+	got = stfs_model_pread(tree->model, &ref, buffer, place->len, place->offset);
+	return got < 0 ? (int)got : (uint64_t)got == place->len ? 0 : -EIO;
+}
+
 ssize_t stfs_tree_pread(struct stfs_tree *tree, uint32_t number, void *buffer, size_t len, uint64_t offset)
 {
 	struct stfs_place place;
@@ -132,7 +150,9 @@ ssize_t stfs_tree_pread(struct stfs_tree *tree, uint32_t number, void *buffer, s
 			return r;
 		if (place.len == 0)
 			break;
-		if (place.fd < 0)
+		if (place.assembled)
+			r = assemble(tree, number, (char *)buffer + done, &place);
+		else if (place.fd < 0)
 			memset((char *)buffer + done, 0, place.len);
 		else
 			r = stfs_io_read_exactly(place.fd, (char *)buffer + done, place.len, place.offset);

@@ -87,6 +87,9 @@ static int open_readable(struct stfs_tree *tree, const struct stfs_tree_options 
 				&tree->owned, err);
 
 	tree->model = tree->owned;
+	/* What is copied up from a tensor is read where it lies; and who edits wants a model anyway. */
+	if (r == 0 && options->mode == STFS_TREE_COW && stfs_model_has_checkpoint(tree->owned))
+		return stfs_model_say_checkpoint(options->path, err);
 	if (r == 0)
 		tree->folder_fd = fcntl(tree->owned->resolved.folder_fd, F_DUPFD_CLOEXEC, 3);
 	return r == 0 && tree->folder_fd < 0 ? stfs_err_errno(err, -errno, "%s", options->path) : r;

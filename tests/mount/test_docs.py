@@ -85,6 +85,7 @@ def folder(tmp_path):
     models.write_model(where / "m.safetensors", tensors)
     models.write_model(where / "two words.safetensors", tensors)
     (where / "m.txt").touch()
+    (where / "old.pth").touch()
     return where
 
 
@@ -92,6 +93,8 @@ def folder(tmp_path):
     (["u"], ["umount"]),
     (["ls", "m"], ["m.safetensors"]),
     (["check", "t"], ["two words.safetensors"]),
+    (["check", "o"], ["old.pth"]),
+    (["check", "--f"], ["--fast"]),
     (["cat", "m.safetensors", "layer.0.w"], ["layer.0.weight"]),
     (["cat", "--npy", "m.safetensors", "layer."], ["layer.0.bias", "layer.0.weight"]),
     (["cat", "two\\ words.safetensors", "a"], ["a\\ b"]),

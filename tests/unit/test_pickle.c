@@ -277,21 +277,21 @@ END_TEST
 
 static const struct {
 	const char *module, *name;
-	enum stfs_verdict verdict;
+	enum stfs_global_verdict verdict;
 } global_cases[] = {
-	{"torch._utils", "_rebuild_tensor_v2", STFS_VERDICT_ALLOWED},
-	{"torch", "FloatStorage", STFS_VERDICT_ALLOWED}, {"torch.cuda", "HalfStorage", STFS_VERDICT_ALLOWED},
-	{"torch.storage", "UntypedStorage", STFS_VERDICT_ALLOWED}, {"torch", "float8_e4m3fn", STFS_VERDICT_ALLOWED},
-	{"collections", "OrderedDict", STFS_VERDICT_ALLOWED}, {"__builtin__", "set", STFS_VERDICT_ALLOWED},
-	{"argparse", "Namespace", STFS_VERDICT_HARMLESS}, {"datetime", "timedelta", STFS_VERDICT_HARMLESS},
-	{"numpy._core.multiarray", "_reconstruct", STFS_VERDICT_HARMLESS},
-	{"__builtin__", "xrange", STFS_VERDICT_HARMLESS}, {"copy_reg", "_reconstructor", STFS_VERDICT_HARMLESS},
-	{"os", "system", STFS_VERDICT_REFUSED}, {"torch", "os.system", STFS_VERDICT_REFUSED},
-	{"torch", "_utils._rebuild_tensor_v2", STFS_VERDICT_REFUSED}, {"", "", STFS_VERDICT_REFUSED},
-	{"torch", "float32 ", STFS_VERDICT_REFUSED}, {"collections", "OrderedDict Counter", STFS_VERDICT_REFUSED},
-	{"builtins", "getattr", STFS_VERDICT_REFUSED}, {"builtins", "eval", STFS_VERDICT_REFUSED},
-	{"torch.storage", "_load_from_bytes", STFS_VERDICT_REFUSED}, {"torch\n", "FloatStorage", STFS_VERDICT_REFUSED},
-	{"\xff", "\xff", STFS_VERDICT_REFUSED}, {"functools", "partial", STFS_VERDICT_REFUSED},
+	{"torch._utils", "_rebuild_tensor_v2", STFS_GLOBAL_ALLOWED},
+	{"torch", "FloatStorage", STFS_GLOBAL_ALLOWED}, {"torch.cuda", "HalfStorage", STFS_GLOBAL_ALLOWED},
+	{"torch.storage", "UntypedStorage", STFS_GLOBAL_ALLOWED}, {"torch", "float8_e4m3fn", STFS_GLOBAL_ALLOWED},
+	{"collections", "OrderedDict", STFS_GLOBAL_ALLOWED}, {"__builtin__", "set", STFS_GLOBAL_ALLOWED},
+	{"argparse", "Namespace", STFS_GLOBAL_HARMLESS}, {"datetime", "timedelta", STFS_GLOBAL_HARMLESS},
+	{"numpy._core.multiarray", "_reconstruct", STFS_GLOBAL_HARMLESS},
+	{"__builtin__", "xrange", STFS_GLOBAL_HARMLESS}, {"copy_reg", "_reconstructor", STFS_GLOBAL_HARMLESS},
+	{"os", "system", STFS_GLOBAL_REFUSED}, {"torch", "os.system", STFS_GLOBAL_REFUSED},
+	{"torch", "_utils._rebuild_tensor_v2", STFS_GLOBAL_REFUSED}, {"", "", STFS_GLOBAL_REFUSED},
+	{"torch", "float32 ", STFS_GLOBAL_REFUSED}, {"collections", "OrderedDict Counter", STFS_GLOBAL_REFUSED},
+	{"builtins", "getattr", STFS_GLOBAL_REFUSED}, {"builtins", "eval", STFS_GLOBAL_REFUSED},
+	{"torch.storage", "_load_from_bytes", STFS_GLOBAL_REFUSED}, {"torch\n", "FloatStorage", STFS_GLOBAL_REFUSED},
+	{"\xff", "\xff", STFS_GLOBAL_REFUSED}, {"functools", "partial", STFS_GLOBAL_REFUSED},
 };
 
 START_TEST(globals)

@@ -551,7 +551,7 @@ START_TEST(refused_global)
 	ck_assert_ptr_nonnull(strstr(err.message, "os.system"));
 	ck_assert_uint_eq(stfs_torch_global_count(torch), 1);
 	global = stfs_torch_global(torch, 0);
-	ck_assert_int_eq(global.verdict, STFS_VERDICT_REFUSED);
+	ck_assert_int_eq(global.verdict, STFS_GLOBAL_REFUSED);
 	ck_assert_uint_eq(global.at, 7);
 }
 END_TEST

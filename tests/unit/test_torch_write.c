@@ -144,7 +144,7 @@ static void verify_all(void)
 	for (uint32_t i = 0; i < storages; i++)
 		ck_assert_int_eq(stfs_torch_verify(torch, i, NULL, NULL, &err), 0);
 	for (size_t i = 0; i < stfs_torch_global_count(torch); i++)
-		ck_assert_int_eq(stfs_torch_global(torch, i).verdict, STFS_VERDICT_ALLOWED);
+		ck_assert_int_eq(stfs_torch_global(torch, i).verdict, STFS_GLOBAL_ALLOWED);
 }
 
 /* ---- Properties ---- */
