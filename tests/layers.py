@@ -15,9 +15,9 @@ ALLOWED = {
     "codec": {"base", "format"},
     "commit": {"base", "format", "layout"},
     "store": {"base", "format", "layout", "codec", "commit"},
-    "ops": {"base", "format", "layout", "codec", "store"},
+    "ops": {"base", "format", "layout", "codec", "commit", "store"},
     "fs": {"base", "format", "store"},
-    "cli": {"base", "format", "store", "ops"},
+    "cli": {"base", "format", "codec", "store", "ops"},
 }
 ONLY_FUSE = "fs"  # the only folder that may include libfuse
 INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]', re.M)

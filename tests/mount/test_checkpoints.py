@@ -351,9 +351,9 @@ def test_a_local_header_is_changed(mount, saved):
     with open(path, "r+b") as file:
         data = file.read()
         field = data.rindex(b"PK\3\4", 0, at) + 28
-        assert (extra := int.from_bytes(data[field:field + 2], "little")) > 8
+        assert int.from_bytes(data[field:field + 2], "little")
         file.seek(field)
-        file.write((extra - 8).to_bytes(2, "little"))
+        file.write(bytes(2))
     assert read(made.path / "a") == errno.ESTALE
 
 
