@@ -172,8 +172,10 @@ static void find_extents(const struct stfs_torch *torch, struct extent *storages
 static int walk_storage(struct walk *walk, const struct extent *storage, const struct extent *tensors, uint32_t count,
 			uint32_t *next)
 {
-	int r = storage->begin > walk->at && storage->end > storage->begin ? add(walk, STFS_SEGMENT_CONTAINER, STFS_NO_TENSOR, storage->begin) : 0;
+	int r = 0;
 
+	if (storage->begin > walk->at && storage->end > storage->begin)
+		r = add(walk, STFS_SEGMENT_CONTAINER, STFS_NO_TENSOR, storage->begin);
 	for (; r == 0 && *next < count && tensors[*next].begin < storage->end; ++*next) {
 		const struct extent *tensor = &tensors[*next];
 

@@ -26,9 +26,9 @@
 bool stfs_checkpoint_is(const unsigned char *head, size_t len);
 
 /*
- * Fills torch and header of a shard whose file is open and begins with `head`; what is wrong with it goes to status and findings. It
- * stays without either when the file is none after all: text that merely begins as a pickle may. 0; -ENOMEM; another
- * -errno when there are no random numbers.
+ * Fills torch and header of a shard whose file is open and begins with `head`; what is wrong with it goes to
+ * status and findings. It stays without either when the file is none after all: text that merely begins as a
+ * pickle may. 0; -ENOMEM.
  */
 int stfs_checkpoint_open(struct stfs_shard *shard, const unsigned char *head);
 void stfs_checkpoint_close(struct stfs_shard *shard);

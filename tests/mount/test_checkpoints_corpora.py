@@ -5,8 +5,8 @@ import hashlib
 import json
 import os
 import pathlib
-import resource
 import subprocess
+import sys
 
 import pytest
 
@@ -54,13 +54,20 @@ def expected(want):
     return found
 
 
-def run(stfs, *args):
+# A program counts the memory of whoever started it as its own: so a small one does.
+STARTER = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[2:]).returncode
+open(sys.argv[1], "w").write(f"{code} {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss}")
+"""
+
+
+def run(stfs, tmp_path, *args):
     """A CompletedProcess that took neither long nor much memory, whatever its verdict."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    done = subprocess.run([stfs.path, *args], env=stfs.env, capture_output=True, timeout=SECONDS, check=False)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    assert after == before or after < MEMORY, f"{after} KiB"
-    assert done.returncode >= 0, done.stderr
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", STARTER, tmp_path / "usage", stfs.path, *args], env=stfs.env,
+                          capture_output=True, timeout=SECONDS, check=True)
+    done.returncode, memory = map(int, (tmp_path / "usage").read_text().split())
+    assert done.returncode >= 0 and memory < MEMORY, f"{memory} KiB: {done.stderr}"
     return done
 
 
@@ -76,9 +83,9 @@ def judge_refusal(done, want, hostile):
     assert want["torch"] != "ok" or hostile, f"torch reads it: {done.stderr.decode()}"
 
 
-def listed(stfs, path, want, hostile):
+def listed(stfs, tmp_path, path, want, hostile):
     """What ls says, or None when it refuses, as it should."""
-    done = run(stfs, "ls", "--json", path)
+    done = run(stfs, tmp_path, "ls", "--json", path)
     if done.returncode:
         judge_refusal(done, want, hostile)
         return None
@@ -91,9 +98,9 @@ def sha(data):
 
 
 @pytest.mark.parametrize("path, want, hostile", recorded())
-def test_verbs(stfs, path, want, hostile):
-    found = listed(stfs, path, want, hostile)
-    code = run(stfs, "check", "--json", path)
+def test_verbs(stfs, tmp_path, path, want, hostile):
+    found = listed(stfs, tmp_path, path, want, hostile)
+    code = run(stfs, tmp_path, "check", "--json", path)
     verdict = json.loads(code.stdout)
     assert code.returncode == ["clean", "deviations", "refused", "unreadable", "dangerous"].index(verdict["verdict"])
     if found is None:
@@ -104,17 +111,17 @@ def test_verbs(stfs, path, want, hostile):
     assert set(tensors) <= set(found)
     for name in list(tensors)[:BY_CAT]:
         if found[name]["bytes"] > LARGEST:
-            assert run(stfs, "cat", path, name).returncode == 1
+            assert run(stfs, tmp_path, "cat", path, name).returncode == 1
             continue
         # No word of a command holds a NUL: as ls shows it.
-        done = run(stfs, "cat", "--force", path, name.replace("\0", "\\x00"))
+        done = run(stfs, tmp_path, "cat", "--force", path, name.replace("\0", "\\x00"))
         assert done.returncode == 0 and len(done.stdout) == found[name]["bytes"]
         assert tensors[name] in (None, sha(done.stdout)) or len(tensors[name]) != 64, name
 
 
 @pytest.mark.parametrize("path, want, hostile", recorded())
-def test_mount(stfs, mount, path, want, hostile):
-    found = listed(stfs, path, want, hostile)
+def test_mount(stfs, mount, tmp_path, path, want, hostile):
+    found = listed(stfs, tmp_path, path, want, hostile)
     if found is None:
         with pytest.raises(MountFailed) as failed:
             mount(path)

@@ -69,10 +69,15 @@ def test_minimal_sharded_model(judge, tmp_path, name, rules, model, files):
     assert judge.ask(tmp_path / model).rules == set(rules)
 
 
+# Rules that no safetensors file can break: mount/test_checkpoints_check.py.
+OF_CHECKPOINTS = {"checkpoint", "damaged-storage", "harmless-global", "refused-tensor", "outsized-tensor",
+                  "unverified-storage", "left-out", "checkpoint-note"}
+
+
 def test_every_rule_is_broken_by_a_minimal_file():
     assert len(RULES) > 30
     broken = {rule for case in CASES + SHARDED for rule in case[1]}
-    assert broken == {name for name, _ in RULES}
+    assert broken == {name for name, _ in RULES} - OF_CHECKPOINTS
     assert len({c[0] for c in CASES}) == len(CASES)
 
 
