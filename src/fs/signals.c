@@ -23,6 +23,7 @@
 /* For what is dirty in the page cache, at the speed of a slow disk. */
 #define WRITE_BACK_S 30
 #define QUIET_MS 100
+#define QUIET_MOST 20 /* the kernel lets a FUSE file system have 1 % of the memory dirty */
 
 static sem_t came; /* counts signals, and the end */
 static sem_t written; /* when the kernel has written what is dirty */
@@ -60,7 +61,7 @@ static void *write_back(void *data)
 static void await_write_back(struct stfs_fs *fs)
 {
 	char *mountpoint = strdup(fs->mountpoint);
-	struct timespec until, now;
+	struct timespec until;
 	uint64_t writes;
 	pthread_t thread;
 
@@ -73,12 +74,16 @@ static void await_write_back(struct stfs_fs *fs)
 	until.tv_sec += WRITE_BACK_S;
 	while (sem_timedwait(&written, &until) < 0 && errno == EINTR)
 		;
-	/* From Linux 6.16 on it only begins that, and no number of ours tells what is still queued: until none comes. */
-	do {
+	/*
+	 * From Linux 6.16 on it only begins that, and no number of ours tells what is still queued: until none comes, or
+	 * for a while, as there may be programs that go on writing.
+	 */
+	for (int i = 0; i < QUIET_MOST; i++) {
 		writes = atomic_load(&fs->writes);
 		usleep(QUIET_MS * 1000);
-		clock_gettime(CLOCK_REALTIME, &now);
-	} while (atomic_load(&fs->writes) != writes && now.tv_sec < until.tv_sec);
+		if (atomic_load(&fs->writes) == writes)
+			break;
+	}
 }
 
 static void *run(void *data)
