@@ -15,6 +15,8 @@
 /* What is copied in one call or through one buffer: small enough that progress is seen. */
 #define CALL_MAX (64u << 20)
 #define PIECE (1u << 20)
+/* The smallest blocks that any file system shares. */
+#define SHARED 4096
 
 static void tell(struct stfs_commit *progress, uint64_t more)
 {
@@ -59,9 +61,13 @@ int stfs_copy_bytes(int from, uint64_t from_at, int to, uint64_t to_at, uint64_t
 		    struct stfs_commit *progress)
 {
 	STFS_AUTO_FREE char *piece = NULL;
-	/* Never within a file: extents shared with itself would be found anywhere by the map. */
-	uint64_t done = same_file(from, to)
-				? 0 : copy_in_kernel(from, from_at, to, to_at, len, progress);
+	/*
+	 * Where blocks can be shared, which takes whole ones: else a file system that shares would first write what is
+	 * dirty of the source to the disk, and then copy slower than we do. Never within a file: extents shared with
+	 * itself would be found anywhere by the map.
+	 */
+	bool shares = (from_at | to_at) % SHARED == 0 && !same_file(from, to);
+	uint64_t done = shares ? copy_in_kernel(from, from_at, to, to_at, len, progress) : 0;
 	size_t now;
 	int r = 0;
 
