@@ -3,6 +3,7 @@
 #include "checkpoint_tools.h"
 
 #include <errno.h>
+#include <strings.h>
 
 #include "base/arith.h"
 #include "base/cleanup.h"
@@ -644,6 +645,27 @@ START_TEST(legacy)
 }
 END_TEST
 
+/* What torch would find under a name that it is not called by here. */
+static const char *const case_cases[] = {
+	"m/Data.pkl", "m/BYTEORDER", "M/byteorder", "m/Version", "m/DATA/0", "M/data/1", "m/Constants.pkl",
+};
+
+START_TEST(names_in_other_case)
+{
+	static const char *const sound[] = {"m/data.pkl", "m/byteorder", "m/version", "m/data/0"};
+
+	OPS(&pickle, "}.");
+	for (size_t i = 0; i < STFS_CHECK_COUNT(sound); i++)
+		if (strcasecmp(sound[i], case_cases[_i]) != 0)
+			zip_add(&zip, sound[i], strstr(sound[i], "pkl") ? stfs_buf_str(&pickle) :
+				strstr(sound[i], "order") ? stfs_str_from("little") : stfs_str_from("3\n"), false);
+	zip_add(&zip, case_cases[_i], stfs_str_from("}."), false);
+	zip_end(&zip);
+	ck_assert_int_eq(open_bytes(stfs_buf_str(&zip.bytes)), -EBADMSG);
+	ck_assert_msg(strstr(err.message, "only by case") != NULL, "%s", err.message);
+}
+END_TEST
+
 /* A member of a tar archive. */
 static void put_member(const char *name, struct stfs_str content)
 {
@@ -750,6 +772,7 @@ int main(void)
 	tcase_add_test(all, storage_of_two_types);
 	tcase_add_loop_test(all, crc, 0, 2);
 	tcase_add_test(all, legacy);
+	tcase_add_loop_test(all, names_in_other_case, 0, STFS_CHECK_COUNT(case_cases));
 	tcase_add_test(all, tar);
 	tcase_add_loop_test(all, other_files, 0, 6);
 	suite_add_tcase(suite, all);
