@@ -666,8 +666,8 @@ START_TEST(names_in_other_case)
 }
 END_TEST
 
-/* A member of a tar archive. */
-static void put_member(const char *name, struct stfs_str content)
+/* A member of a tar archive, whose header has `patch` at a byte. */
+static void put_patched_member(const char *name, struct stfs_str content, size_t at, struct stfs_str patch)
 {
 	char header[512] = {0};
 	unsigned sum = 0;
@@ -676,14 +676,87 @@ static void put_member(const char *name, struct stfs_str content)
 	snprintf(header + 124, 12, "%011o", (unsigned)content.len);
 	memcpy(header + 257, "ustar\0" "00", 8);
 	header[156] = '0';
+	if (patch.len)
+		memcpy(header + at, patch.ptr, patch.len);
 	memset(header + 148, ' ', 8);
 	for (size_t i = 0; i < sizeof(header); i++)
 		sum += (unsigned char)header[i];
 	snprintf(header + 148, 8, "%06o", sum);
+	if (at == 148 && patch.len)
+		memcpy(header + at, patch.ptr, patch.len);
 	stfs_buf_add(&bytes, header, sizeof(header));
 	stfs_buf_add_str(&bytes, content);
 	stfs_buf_fill(&bytes, '\0', -content.len & 511);
 }
+
+static void put_member(const char *name, struct stfs_str content)
+{
+	put_patched_member(name, content, 0, stfs_str_slice("", 0));
+}
+
+/* What Python's tarfile could see as other members than are seen here. */
+static const struct {
+	const char *name;
+	struct stfs_str content;
+	size_t at;
+	struct stfs_str patch;
+	const char *says; /* NULL: it is sound */
+} tar_cases[] = {
+	{"zz", STFS_CHECK_LIT("a"), 0, STFS_CHECK_LIT(""), NULL},
+	{"zz/", STFS_CHECK_LIT(""), 156, STFS_CHECK_LIT("5"), NULL},
+	{"zz", STFS_CHECK_LIT("a"), 156, STFS_CHECK_LIT("\0"), NULL},
+	{"zz", STFS_CHECK_LIT("20 mtime=1484000000.5\n"), 156, STFS_CHECK_LIT("x"), "other things"},
+	{"zz", STFS_CHECK_LIT("22 mtime=1484000000.5\n"), 156, STFS_CHECK_LIT("x"), NULL},
+	{"zz", STFS_CHECK_LIT("22 mtime=1484000000.5\n11 uid=500\n"), 156, STFS_CHECK_LIT("x"), NULL},
+	{"zz", STFS_CHECK_LIT("15 path=pickle\n"), 156, STFS_CHECK_LIT("x"), "other things"},
+	{"zz", STFS_CHECK_LIT("22 mtime=1\n15 path=pickle\n"), 156, STFS_CHECK_LIT("x"), "other things"},
+	{"zz", STFS_CHECK_LIT("11 mtime=1\n0"), 156, STFS_CHECK_LIT("x"), "other things"},
+	{"zz", STFS_CHECK_LIT("15 path=pickle\n"), 156, STFS_CHECK_LIT("g"), "neither a file"},
+	{"zz", STFS_CHECK_LIT("pickle"), 156, STFS_CHECK_LIT("L"), "neither a file"},
+	{"zz", STFS_CHECK_LIT("a"), 156, STFS_CHECK_LIT("S"), "neither a file"},
+	{"zz", STFS_CHECK_LIT(""), 156, STFS_CHECK_LIT("1pickle"), "neither a file"},
+	{"zz", STFS_CHECK_LIT(""), 156, STFS_CHECK_LIT("2pickle"), "neither a file"},
+	{"zz", STFS_CHECK_LIT("a"), 156, STFS_CHECK_LIT("5"), "has content"},
+	{"zz/", STFS_CHECK_LIT("a"), 156, STFS_CHECK_LIT("\0"), "called as a folder"},
+	{"pickle", STFS_CHECK_LIT(""), 156, STFS_CHECK_LIT("5"), "called as what must"},
+	{"./sys_info", STFS_CHECK_LIT(""), 345, STFS_CHECK_LIT("pickle"), "two parts"},
+	{"", STFS_CHECK_LIT("a"), 0, STFS_CHECK_LIT(""), "without a name"},
+	{"./pickle", STFS_CHECK_LIT("}."), 0, STFS_CHECK_LIT(""), "same name"},
+	{"zz", STFS_CHECK_LIT(""), 124, STFS_CHECK_LIT("\x80\0\0\0\0\0\0\0\0\0\0\0"), "no header"},
+	{"zz", STFS_CHECK_LIT(""), 124, STFS_CHECK_LIT("+2000\0\0\0\0\0\0\0"), "no header"},
+	{"zz", STFS_CHECK_LIT(""), 124, STFS_CHECK_LIT("0_2000\0\0\0\0\0\0"), "no header"},
+	{"zz", STFS_CHECK_LIT(""), 124, STFS_CHECK_LIT("0\00099999999"), "no header"},
+	{"zz", STFS_CHECK_LIT(""), 124, STFS_CHECK_LIT("\0\0\0\0\0\0\0\0\0\0\0\0"), "no header"},
+	{"zz", STFS_CHECK_LIT(""), 136, STFS_CHECK_LIT("-1\0\0\0\0\0\0\0\0\0\0"), "octal"},
+	{"zz", STFS_CHECK_LIT(""), 108, STFS_CHECK_LIT("\xff\xff\xff\xff\xff\xff\xff\xff"), "octal"},
+	{"zz", STFS_CHECK_LIT(""), 148, STFS_CHECK_LIT("000001\0 "), "no header"},
+};
+
+START_TEST(strict_tar)
+{
+	const char *says = tar_cases[_i].says;
+
+	put_member("pickle", stfs_str_from("}."));
+	put_patched_member(tar_cases[_i].name, tar_cases[_i].content, tar_cases[_i].at, tar_cases[_i].patch);
+	put_member("storages", stfs_str_from("K"));
+	stfs_buf_fill(&bytes, '\0', 1024);
+	ck_assert_int_eq(open_bytes(stfs_buf_str(&bytes)), -EBADMSG);
+	says = says ? says : "a tar archive without \"tensors\""; /* all members were gone through */
+	ck_assert_msg(strstr(err.message, says) != NULL, "%s", err.message);
+}
+END_TEST
+
+/* Members behind those that are looked at would be seen by Python. */
+START_TEST(tar_of_many_members)
+{
+	put_member("pickle", stfs_str_from("}."));
+	for (int i = 0; i < 64; i++)
+		put_member("zz", stfs_str_from(""));
+	stfs_buf_fill(&bytes, '\0', 1024);
+	ck_assert_int_eq(open_bytes(stfs_buf_str(&bytes)), -EBADMSG);
+	ck_assert_msg(strstr(err.message, "64 members") != NULL, "%s", err.message);
+}
+END_TEST
 
 START_TEST(tar)
 {
@@ -774,6 +847,8 @@ int main(void)
 	tcase_add_test(all, legacy);
 	tcase_add_loop_test(all, names_in_other_case, 0, STFS_CHECK_COUNT(case_cases));
 	tcase_add_test(all, tar);
+	tcase_add_loop_test(all, strict_tar, 0, STFS_CHECK_COUNT(tar_cases));
+	tcase_add_test(all, tar_of_many_members);
 	tcase_add_loop_test(all, other_files, 0, 6);
 	suite_add_tcase(suite, all);
 	return stfs_check_main(suite);
