@@ -81,6 +81,7 @@ struct stfs_pickle_call {
 	uint32_t function; /* a GLOBAL */
 	uint32_t args;     /* a TUPLE */
 	uint32_t state;    /* of the last BUILD, or STFS_NO_VALUE */
+	bool restated;     /* by more than one BUILD */
 	struct stfs_pickle_list appended; /* APPENDS, ADDITEMS */
 	struct stfs_pickle_list pairs;    /* SETITEMS */
 };

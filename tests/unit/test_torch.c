@@ -645,6 +645,42 @@ START_TEST(legacy)
 }
 END_TEST
 
+/* Types of NumPy: plain ones with the state that is theirs, and what would forge memory. */
+#define DTYPE(name) "cnumpy\ndtype\n(U" name "\x89\x88tR"
+#define STATE(rest) "(K\3U\1<N" rest "tb"
+#define MINUS "J\xff\xff\xff\xff"
+static const struct {
+	struct stfs_str ops;
+	bool sound;
+} type_cases[] = {
+	{STFS_CHECK_LIT(DTYPE("\2f8") STATE("NN" MINUS MINUS "K\0")), true},
+	{STFS_CHECK_LIT(DTYPE("\3<i8")), true}, {STFS_CHECK_LIT(DTYPE("\2U5") STATE("NNK\x14K\4K\x08")), true},
+	{STFS_CHECK_LIT(DTYPE("\2U5") STATE("NNK\x40K\4K\x08")), false}, /* longer than it is */
+	{STFS_CHECK_LIT(DTYPE("\2f8") STATE("NN" MINUS MINUS "K\x3f")), false},
+	{STFS_CHECK_LIT(DTYPE("\2f8") STATE("(U\1at}K\x08K\1K\0")), false},
+	{STFS_CHECK_LIT(DTYPE("\2V8")), false}, {STFS_CHECK_LIT(DTYPE("\2O8") STATE("NN" MINUS MINUS "K\x3f")), false},
+	{STFS_CHECK_LIT(DTYPE("\2V8") STATE("(U\1at}K\x08K\1K\0")), false},
+	{STFS_CHECK_LIT(DTYPE("\2f8") STATE("NNK\1K\1K\1") STATE("NN" MINUS MINUS "K\0")), false},
+	{STFS_CHECK_LIT(DTYPE("\2f8") "]b"), false}, {STFS_CHECK_LIT("cnumpy\ndtype\n)R"), false},
+	{STFS_CHECK_LIT("cnumpy.dtypes\nFloat64DType\n)R"), true},
+	{STFS_CHECK_LIT("cnumpy.dtypes\nObjectDType\n)R" STATE("NN" MINUS MINUS "K\0")), false},
+	{STFS_CHECK_LIT("ccopy_reg\n_reconstructor\n(cnumpy\ndtype\n2U\2V8tR"), false},
+};
+
+START_TEST(numpy_types)
+{
+	size_t refused = 0;
+
+	stfs_buf_add_str(&pickle, type_cases[_i].ops);
+	OPS(&pickle, ".");
+	ck_assert_msg(open_zip() == (type_cases[_i].sound ? 0 : -EBADMSG), "%s", err.message);
+	for (size_t i = 0; i < stfs_torch_global_count(torch); i++)
+		refused += stfs_torch_global(torch, i).verdict == STFS_GLOBAL_REFUSED;
+	ck_assert_uint_eq(refused, !type_cases[_i].sound);
+	ck_assert(type_cases[_i].sound || strstr(err.message, "a numpy type") != NULL);
+}
+END_TEST
+
 /* What torch would find under a name that it is not called by here. */
 static const char *const case_cases[] = {
 	"m/Data.pkl", "m/BYTEORDER", "M/byteorder", "m/Version", "m/DATA/0", "M/data/1", "m/Constants.pkl",
@@ -845,6 +881,7 @@ int main(void)
 	tcase_add_test(all, storage_of_two_types);
 	tcase_add_loop_test(all, crc, 0, 2);
 	tcase_add_test(all, legacy);
+	tcase_add_loop_test(all, numpy_types, 0, STFS_CHECK_COUNT(type_cases));
 	tcase_add_loop_test(all, names_in_other_case, 0, STFS_CHECK_COUNT(case_cases));
 	tcase_add_test(all, tar);
 	tcase_add_loop_test(all, strict_tar, 0, STFS_CHECK_COUNT(tar_cases));
