@@ -200,12 +200,26 @@ static int proto(struct stfs_pickle_op *op)
 	return r;
 }
 
-/* FRAME only says how much may be read at once. */
+/*
+ * FRAME only says how much may be read at once, but readers differ in what they make of a frame that
+ * does not end where an opcode does: CPython's drops bytes. So in every protocol frames hold whole opcodes.
+ */
 static int frame(struct stfs_pickle_op *op)
 {
 	uint64_t len;
+	int r;
 
-	return stfs_pickle_arg_number(op, 8, &len);
+	if (op->at < op->pickle->frame_end)
+		return stfs_pickle_fail(op, "a frame within a frame");
+	r = stfs_pickle_arg_number(op, 8, &len);
+	if (r < 0)
+		return r;
+	if (len > STFS_PICKLE_MAX || (op->pickle->complete && len > op->pickle->len - op->pos))
+		return stfs_pickle_fail(op, "a frame of %llu bytes, which are not there", (unsigned long long)len);
+	if (len > op->pickle->len - op->pos)
+		return -EAGAIN;
+	op->pickle->frame_end = op->pos + (uint32_t)len;
+	return 0;
 }
 
 static int stop(struct stfs_pickle_op *op)
@@ -214,6 +228,8 @@ static int stop(struct stfs_pickle_op *op)
 
 	if (r < 0)
 		return r;
+	if (op->pos < op->pickle->frame_end)
+		return stfs_pickle_fail(op, "the pickle ends within a frame");
 	op->pickle->result = stfs_pickle_top(op->pickle, 0);
 	return 1;
 }
@@ -269,6 +285,7 @@ int stfs_pickle_run(struct stfs_pickle *pickle, struct stfs_err *err)
 void stfs_pickle_next(struct stfs_pickle *pickle)
 {
 	pickle->stack_count = pickle->mark_count = pickle->memo_count = pickle->memo_put = 0;
+	pickle->frame_end = 0;
 }
 
 void stfs_pickle_trim(struct stfs_pickle *pickle)

@@ -3,7 +3,8 @@
  * A Python pickle, read into plain values. This machine has no way to import or to call anything:
  * what a pickle wants called becomes a value of the kind STFS_PICKLE_CALL, which names the global and
  * holds its arguments. Opcodes of the protocols 0 to 5 (CPython, Lib/pickletools.py); refused are
- * buffers that stand outside of the pickle, and whatever could not be a plain value.
+ * buffers that stand outside of the pickle, frames that do not hold whole opcodes, and whatever could
+ * not be a plain value.
  *
  * Values are numbers into one array and refer to each other by number: they may be shared and may
  * contain themselves. Text is not copied but points into the pickle's bytes.
@@ -80,6 +81,7 @@ struct stfs_pickle_call {
 	uint32_t function; /* a GLOBAL */
 	uint32_t args;     /* a TUPLE */
 	uint32_t state;    /* of the last BUILD, or STFS_NO_VALUE */
+	bool restated;     /* by more than one BUILD */
 	struct stfs_pickle_list appended; /* APPENDS, ADDITEMS */
 	struct stfs_pickle_list pairs;    /* SETITEMS */
 };
@@ -114,6 +116,7 @@ struct stfs_pickle {
 	size_t persistent_count;
 	struct stfs_buf texts; /* strings that had escapes */
 	/* ---- The machine's own ---- */
+	uint32_t frame_end; /* byte behind the last FRAME; opcodes before it must end before it */
 	uint32_t *stack;
 	size_t stack_count, stack_cap;
 	uint32_t *marks; /* heights of the stack */

@@ -152,6 +152,7 @@ static int object(struct stfs_pickle_op *op)
 static int build(struct stfs_pickle_op *op)
 {
 	struct stfs_pickle *pickle = op->pickle;
+	struct stfs_pickle_call *built;
 	uint32_t target;
 	int r = stfs_pickle_want(op, 2);
 
@@ -160,7 +161,9 @@ static int build(struct stfs_pickle_op *op)
 	target = stfs_pickle_top(pickle, 1);
 	if (!stfs_pickle_is(pickle, target, STFS_PICKLE_CALL))
 		return stfs_pickle_fail(op, "it sets the state of what no call gave");
-	pickle->calls[pickle->values[target].as.call].state = stfs_pickle_top(pickle, 0);
+	built = &pickle->calls[pickle->values[target].as.call];
+	built->restated = built->state != STFS_NO_VALUE;
+	built->state = stfs_pickle_top(pickle, 0);
 	pickle->stack_count--;
 	return 0;
 }

@@ -124,6 +124,7 @@ int stfs_torch_judge(struct stfs_torch *torch, struct stfs_err *err)
 	const struct stfs_pickle *pickle = &torch->pickle;
 	char module[STFS_QUOTED_MAX], name[STFS_QUOTED_MAX];
 	const struct stfs_pickle_global *first = NULL;
+	uint32_t forged, forger;
 
 	free(torch->infos);
 	torch->infos = calloc(pickle->global_count + 1, sizeof(*torch->infos));
@@ -134,6 +135,13 @@ int stfs_torch_judge(struct stfs_torch *torch, struct stfs_err *err)
 		if (!first && torch->infos[i].verdict == STFS_GLOBAL_REFUSED)
 			first = &pickle->globals[i];
 	}
+	forged = stfs_torch_forged_type(torch);
+	forger = stfs_pickle_global_of(pickle, forged);
+	if (forger != STFS_NO_VALUE)
+		torch->infos[forger].verdict = STFS_GLOBAL_REFUSED;
+	if (!first && forger != STFS_NO_VALUE)
+		return stfs_torch_fail(torch, stfs_pickle_at(pickle, forged)->at, err, "it builds a numpy type whose "
+				       "memory this file would forge, or one that is not of plain numbers or texts");
 	if (!first)
 		return 0;
 	if (first->extension)

@@ -80,6 +80,9 @@ int stfs_torch_same_legacy(const struct stfs_torch *torch, uint64_t file_len);
 /* Judges the globals met so far; -EBADMSG naming the first that is refused. */
 int stfs_torch_judge(struct stfs_torch *torch, struct stfs_err *err);
 
+/* The value that gives NumPy a type which is not a plain one (torch_numpy.c), or STFS_NO_VALUE. */
+uint32_t stfs_torch_forged_type(const struct stfs_torch *torch);
+
 static inline enum stfs_meaning stfs_torch_meaning(const struct stfs_torch *torch, uint32_t value)
 {
 	uint32_t global = stfs_pickle_global_of(&torch->pickle, value);

@@ -6,6 +6,8 @@
  *   tensors   a pickled count; of each tensor the pickle (key, key of the storage, class), i32 rank, 4
  *             bytes without meaning, i64 sizes and strides, i64 offset
  *   pickle    the checkpoint, whose persistent ids are the keys of tensors and storages
+ * The archive is read strictly, so that Python's tarfile sees the same members: files and folders alone, numbers
+ * in octal digits, no name twice, no extended headers but those of times.
  * All numbers are little-endian, sizes in elements. torch itself does not read it with weights_only.
  */
 #include <errno.h>
@@ -31,20 +33,35 @@ enum member { MEMBER_STORAGES, MEMBER_TENSORS, MEMBER_PICKLE, MEMBER_COUNT };
 
 static const char *const member_names[MEMBER_COUNT] = {"storages", "tensors", "pickle"};
 
-/* A number in octal digits, with spaces or NUL behind it. */
+/*
+ * A number in octal digits, with nothing but spaces and NUL behind it: what else tar programs take (signs, base 256)
+ * each reads in its own way.
+ */
 static bool read_octal(const char *text, size_t len, uint64_t *number)
 {
-	size_t i = 0;
+	size_t i = 0, from;
 
 	*number = 0;
 	while (i < len && text[i] == ' ')
 		i++;
-	for (; i < len && text[i] >= '0' && text[i] <= '7'; i++)
+	for (from = i; i < len && text[i] >= '0' && text[i] <= '7'; i++)
 		if (*number >> 60)
 			return false;
 		else
 			*number = *number * 8 + (uint64_t)(text[i] - '0');
-	return i == len || text[i] == '\0' || text[i] == ' ';
+	if (i == from)
+		return false;
+	while (i < len && (text[i] == '\0' || text[i] == ' '))
+		i++;
+	return i == len;
+}
+
+static bool is_filled(const char *text, size_t len, char with)
+{
+	for (size_t i = 0; i < len; i++)
+		if (text[i] != with)
+			return false;
+	return true;
 }
 
 /* The sum of a header's bytes, its own field taken as spaces. */
@@ -82,15 +99,114 @@ static int read_bytes(const struct stfs_torch *torch, struct part *part, void *b
 	return 0;
 }
 
-static void note_member(const char *header, uint64_t at, uint64_t size, struct part parts[MEMBER_COUNT])
+/* Which of the members that count it is; MEMBER_COUNT: none. */
+static unsigned which_member(const char *header)
 {
 	struct stfs_str name = stfs_str_slice(header, strnlen(header, 100));
+	unsigned i = 0;
 
 	if (stfs_str_starts_with(name, "./"))
 		name = stfs_str_slice(name.ptr + 2, name.len - 2);
-	for (unsigned i = 0; i < MEMBER_COUNT; i++)
-		if (stfs_str_is(name, member_names[i]) && (header[156] == '0' || header[156] == '\0'))
-			parts[i] = (struct part){at, at + size};
+	while (i < MEMBER_COUNT && !stfs_str_is(name, member_names[i]))
+		i++;
+	return i;
+}
+
+/* NULL, or what of a header Python's tarfile could take for something else than it is taken for here. */
+static const char *check_header(const char *header, uint64_t size)
+{
+	static const struct {
+		size_t at, len;
+	} numbers[] = {{100, 8}, {108, 8}, {116, 8}, {136, 12}, {329, 8}, {337, 8}};
+	size_t name_len = strnlen(header, 100);
+	char type = header[156];
+	uint64_t number;
+
+	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
+		if (!is_filled(header + numbers[i].at, numbers[i].len, '\0') &&
+		    !read_octal(header + numbers[i].at, numbers[i].len, &number))
+			return "a number of a header is not in octal digits";
+	if (!is_filled(header + 345, 155, '\0'))
+		return "a member whose name is in two parts";
+	if (name_len == 0)
+		return "a member without a name";
+	if (type != '0' && type != '\0' && type != '5' && type != 'x')
+		return "a member that is neither a file nor a folder: no links, and no headers of pax and GNU but of times";
+	if (type == '5' && size)
+		return "a folder that has content";
+	if (type != '5' && header[name_len - 1] == '/')
+		return "a file that is called as a folder";
+	if (type == '5' && which_member(header) < MEMBER_COUNT)
+		return "a folder that is called as what must be a file";
+	return NULL;
+}
+
+/*
+ * One record of a pax header, "LENGTH KEY=VALUE\n", that says a time or an owner, which count for nothing: its
+ * length; or 0. Those have digits and points alone, in which no reader could see another record.
+ */
+static size_t pax_record(const char *text, size_t len)
+{
+	static const char *const keys[] = {" mtime=", " atime=", " ctime=", " uid=", " gid="};
+	struct stfs_str rest;
+	size_t said = 0, i = 0, k = 0;
+
+	for (; i < len && i < 3 && text[i] >= '0' && text[i] <= '9'; i++)
+		said = said * 10 + (size_t)(text[i] - '0');
+	if (text[0] == '0' || said > len)
+		return 0;
+	rest = stfs_str_slice(text + i, len - i);
+	while (k < sizeof(keys) / sizeof(keys[0]) && !stfs_str_starts_with(rest, keys[k]))
+		k++;
+	if (k == sizeof(keys) / sizeof(keys[0]))
+		return 0;
+	i += strlen(keys[k]);
+	while (i < said && (text[i] == '.' || (text[i] >= '0' && text[i] <= '9')))
+		i++;
+	return i + 1 == said && text[i] == '\n' ? said : 0;
+}
+
+/* Python wrote headers of pax for times with a fraction, so torch's own files have them. */
+static bool pax_is_plain(const char block[BLOCK], uint64_t size)
+{
+	size_t at = 0, len;
+
+	while (at < size) {
+		len = pax_record(block + at, (size_t)size - at);
+		if (len == 0)
+			return false;
+		at += len;
+	}
+	return is_filled(block + size, BLOCK - size, '\0'); /* Python looks there, too */
+}
+
+static int note_member(const struct stfs_torch *torch, const char *header, struct part content,
+		       struct part parts[MEMBER_COUNT], struct stfs_err *err)
+{
+	uint64_t size = content.end - content.at;
+	unsigned which = which_member(header);
+	const char *wrong = check_header(header, size);
+	char block[BLOCK];
+	struct part all = {content.at, torch->file_len};
+	int r;
+
+	if (wrong)
+		return fail(err, content.at - BLOCK, wrong);
+	if (header[156] == 'x') {
+		if (size == 0 || size > BLOCK)
+			return fail(err, content.at - BLOCK, "a pax header of other things than times");
+		r = read_bytes(torch, &all, block, BLOCK, err);
+		if (r < 0)
+			return r;
+		return pax_is_plain(block, size) ? 0 :
+		       fail(err, content.at, "a pax header of other things than times");
+	}
+	if (which == MEMBER_COUNT)
+		return 0;
+	if (parts[which].end)
+		return fail(err, content.at - BLOCK, "two members have the same name");
+	parts[which] = content;
+	return 0;
 }
 
 static int find_members(const struct stfs_torch *torch, struct part parts[MEMBER_COUNT], struct stfs_err *err)
@@ -98,20 +214,24 @@ static int find_members(const struct stfs_torch *torch, struct part parts[MEMBER
 	struct part rest = {0, torch->file_len};
 	char header[BLOCK];
 
-	for (unsigned i = 0; i < MEMBERS_MAX && rest.end - rest.at >= BLOCK; i++) {
+	for (unsigned i = 0; rest.end - rest.at >= BLOCK; i++) {
 		uint64_t size, padded;
 		int r = read_bytes(torch, &rest, header, BLOCK, err);
 
 		if (r < 0)
 			return r;
-		if (header[0] == '\0') /* the end of the archive */
+		if (is_filled(header, BLOCK, '\0')) /* the end of the archive */
 			break;
+		if (i == MEMBERS_MAX)
+			return fail(err, rest.at - BLOCK, "more than 64 members");
 		if (!sum_holds(header) || !read_octal(header + 124, 12, &size))
 			return fail(err, rest.at - BLOCK, "no header of a member where one must be");
 		padded = stfs_align_up(size, BLOCK);
 		if (padded > rest.end - rest.at)
 			return fail(err, rest.at, "a member passes the end of the file");
-		note_member(header, rest.at, size, parts);
+		r = note_member(torch, header, (struct part){rest.at, rest.at + size}, parts, err);
+		if (r < 0)
+			return r;
 		rest.at += padded;
 	}
 	for (unsigned i = 0; i < MEMBER_COUNT; i++)

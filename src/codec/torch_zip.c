@@ -187,21 +187,56 @@ static int place_all(struct stfs_torch *torch, struct stfs_err *err)
 	return r;
 }
 
+/* Whether torch finds `name` for `wanted` though they differ; of a `wanted` with a slash, for what is in it. */
+static bool is_other_case(struct stfs_str name, struct stfs_str wanted)
+{
+	if (wanted.ptr[wanted.len - 1] == '/' && name.len > wanted.len)
+		name.len = wanted.len;
+	return stfs_zip_folds_to(name, wanted) && !stfs_str_equal(name, wanted);
+}
+
+/* torch (miniz) finds entries whatever the case of their names; here nothing is found but by its own name. */
+static int check_case(const struct stfs_torch *torch, struct stfs_str folder, struct stfs_err *err)
+{
+	static const char *const known[] = {"data.pkl", "byteorder", "version", "data/", "constants.pkl",
+					    ".format_version", ".storage_alignment"};
+	const struct stfs_zip *zip = &torch->zip;
+
+	for (uint32_t i = 0; i < zip->count; i++) {
+		struct stfs_str name = stfs_zip_name(zip, i);
+		char quoted[STFS_QUOTED_MAX];
+		bool wrong = is_other_case(name, folder);
+
+		if (!wrong && name.len > folder.len && memcmp(name.ptr, folder.ptr, folder.len) == 0) {
+			name = stfs_str_slice(name.ptr + folder.len, name.len - folder.len);
+			for (size_t k = 0; !wrong && k < sizeof(known) / sizeof(known[0]); k++)
+				wrong = is_other_case(name, stfs_str_from(known[k]));
+		}
+		if (wrong)
+			return stfs_err_set(err, -EBADMSG, zip->directory_at + zip->entries[i].name_pos, "the entry %s "
+					    "differs only by case from a name that torch looks for",
+					    stfs_quote(stfs_zip_name(zip, i), quoted));
+	}
+	return 0;
+}
+
 static int check_folder(const struct stfs_torch *torch, struct stfs_err *err)
 {
 	STFS_AUTO_BUF struct stfs_buf path = STFS_BUF_INIT;
 	struct stfs_str first;
+	const char *slash;
 
 	if (torch->zip.count == 0)
 		return stfs_err_set(err, -EBADMSG, STFS_NO_POSITION, "an empty zip archive");
 	first = stfs_zip_name(&torch->zip, 0);
-	if (!memchr(first.ptr, '/', first.len))
+	slash = memchr(first.ptr, '/', first.len);
+	if (!slash)
 		return stfs_err_set(err, -EBADMSG, STFS_NO_POSITION, "a zip archive whose entries lie in no folder: "
 				    "not written by torch");
 	if (find(torch, stfs_str_from("constants.pkl"), &path) != STFS_NO_NUMBER)
 		return stfs_err_set(err, -EBADMSG, STFS_NO_POSITION, "a TorchScript archive: a program, not a "
 				    "checkpoint");
-	return 0;
+	return check_case(torch, stfs_str_slice(first.ptr, (size_t)(slash - first.ptr) + 1), err);
 }
 
 int stfs_torch_load_zip(struct stfs_torch *torch, struct stfs_err *err)

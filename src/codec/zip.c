@@ -284,21 +284,69 @@ uint32_t stfs_zip_find(const struct stfs_zip *zip, struct stfs_str name)
 	return *stfs_nametable_slot(&zip->by_name, name, name_of, zip);
 }
 
+/* The names with A to Z as a to z. */
+struct folded {
+	const struct stfs_zip *zip;
+	char *directory; /* owned; a copy of zip's */
+};
+
+static struct stfs_str folded_name_of(const void *owner, uint32_t number)
+{
+	const struct folded *folded = owner;
+	const struct stfs_zip_entry *entry = &folded->zip->entries[number];
+
+	return stfs_str_slice(folded->directory + entry->name_pos, entry->name_len);
+}
+
+static char fold(char letter)
+{
+	return letter >= 'A' && letter <= 'Z' ? (char)(letter - 'A' + 'a') : letter;
+}
+
+bool stfs_zip_folds_to(struct stfs_str a, struct stfs_str b)
+{
+	for (size_t i = 0; a.len == b.len && i < a.len; i++)
+		if (fold(a.ptr[i]) != fold(b.ptr[i]))
+			return false;
+	return a.len == b.len;
+}
+
+/* torch (miniz) finds an entry whatever the case of its name: of two it takes the one or the other. */
+static int check_unique(const struct stfs_zip *zip, const struct stfs_sipkey *key, struct stfs_err *err)
+{
+	STFS_AUTO_FREE char *directory = malloc(zip->directory_len + 1);
+	struct folded folded = {zip, directory};
+	struct stfs_nametable table = {0};
+	int r = directory ? stfs_nametable_make(&table, key, zip->count) : -ENOMEM;
+
+	for (size_t i = 0; r == 0 && i < zip->directory_len; i++)
+		directory[i] = fold(zip->directory[i]);
+	for (uint32_t i = 0; r == 0 && i < zip->count; i++) {
+		uint32_t *slot = stfs_nametable_slot(&table, folded_name_of(&folded, i), folded_name_of, &folded);
+
+		if (*slot == STFS_NO_NUMBER)
+			*slot = i;
+		else
+			r = fail(err, zip->directory_at + zip->entries[i].name_pos,
+				 stfs_str_equal(stfs_zip_name(zip, i), stfs_zip_name(zip, *slot)) ?
+				 "two entries have the same name" : "two entries have the same name but for its case");
+	}
+	stfs_nametable_free(&table);
+	return r;
+}
+
 static int index_names(struct stfs_zip *zip, struct stfs_err *err)
 {
 	struct stfs_sipkey key;
 	int r = stfs_sipkey_random(&key);
 
 	if (r == 0)
+		r = check_unique(zip, &key, err);
+	if (r == 0)
 		r = stfs_nametable_make(&zip->by_name, &key, zip->count);
 	zip->without_crcs = true;
 	for (uint32_t i = 0; r == 0 && i < zip->count; i++) {
-		uint32_t *slot = stfs_nametable_slot(&zip->by_name, stfs_zip_name(zip, i), name_of, zip);
-
-		if (*slot != STFS_NO_NUMBER)
-			return fail(err, zip->directory_at + zip->entries[i].name_pos,
-				    "two entries have the same name");
-		*slot = i;
+		*stfs_nametable_slot(&zip->by_name, stfs_zip_name(zip, i), name_of, zip) = i;
 		zip->without_crcs &= zip->entries[i].crc == 0;
 	}
 	return r;

@@ -3,7 +3,8 @@
  * A zip archive's central directory (PKWARE APPNOTE 6.3.10), read and held against the local headers, so
  * that every reader agrees on which bytes are whose. Entries are STORED or deflated.
  *
- *   Z1  names are unique, and each entry's local header has the same name and method.
+ *   Z1  names are unique, whatever the case of ASCII letters, and each entry's local header has the same
+ *       name and method.
  *   Z2  no two entries overlap; none reaches into the directory or beyond the file.
  *   Z3  a STORED entry is as long as it is stored; a deflated one at most 1032 times as long, which is
  *       all that deflate can do.
@@ -12,7 +13,8 @@
  * and an end record that is not within the last STFS_ZIP_TAIL bytes: further from the end torch
  * finds it by accident alone.
  *
- * Memory: the directory and 64 bytes an entry. Reads: the directory and each local header once.
+ * Memory: the directory (twice while it is read) and 64 bytes an entry. Reads: the directory and each local
+ * header once.
  */
 #ifndef STFS_CODEC_ZIP_H
 #define STFS_CODEC_ZIP_H
@@ -61,6 +63,9 @@ int stfs_zip_open(int fd, uint64_t file_len, struct stfs_zip *zip, struct stfs_e
 void stfs_zip_free(struct stfs_zip *zip);
 
 struct stfs_str stfs_zip_name(const struct stfs_zip *zip, uint32_t entry);
+
+/* Whether two names are equal but for the case of ASCII letters. */
+bool stfs_zip_folds_to(struct stfs_str a, struct stfs_str b);
 
 /* The entry of this name, or STFS_NO_NUMBER. */
 uint32_t stfs_zip_find(const struct stfs_zip *zip, struct stfs_str name);

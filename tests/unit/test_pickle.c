@@ -217,7 +217,23 @@ static const struct {
 	{STFS_CHECK_LIT("\x8e\0\0\0\0\0\0\0\x80."), 0}, {STFS_CHECK_LIT("\x8b\xff\xff\xff\xff."), 0},
 	{STFS_CHECK_LIT("\x97."), 0}, {STFS_CHECK_LIT("S'a\n."), 0}, {STFS_CHECK_LIT("V\\uZ\n."), 0},
 	{STFS_CHECK_LIT("cx\ny\n)}K\1K\2s\x92."), 12}, {STFS_CHECK_LIT("I4x\n."), 0}, {STFS_CHECK_LIT("(o."), 1},
+	/* Frames: an argument or line across the end, a frame in one, too long a one, STOP within one. */
+	{STFS_CHECK_LIT("\x80\4\x95\x0a\0\0\0\0\0\0\0X\x0a\0\0\0AAAAABBBBB."), 11},
+	{STFS_CHECK_LIT("\x95\2\0\0\0\0\0\0\0M\0\0."), 9}, {STFS_CHECK_LIT("Nq\1\x95\2\0\0\0\0\0\0\0g1\n."), 12},
+	{STFS_CHECK_LIT("\x95\1\0\0\0\0\0\0\0cx\ny\n."), 9}, {STFS_CHECK_LIT("\x95\3\0\0\0\0\0\0\0cx\ny\n."), 9},
+	{STFS_CHECK_LIT("\x95\x0b\0\0\0\0\0\0\0\x95\2\0\0\0\0\0\0\0N."), 9},
+	{STFS_CHECK_LIT("\x95\3\0\0\0\0\0\0\0N."), 0}, {STFS_CHECK_LIT("\x95\0\0\0\0\0\1\0\0N."), 0},
+	{STFS_CHECK_LIT("\x80\2\x95\3\0\0\0\0\0\0\0N.N"), 12},
 };
+
+/* Frames that hold whole opcodes, one behind the other and with opcodes between them, are read. */
+START_TEST(frames)
+{
+	ck_assert_int_eq(RUN("\x80\4\x95\2\0\0\0\0\0\0\0K\1\x85\x95\5\0\0\0\0\0\0\0I12\n."), 0);
+	ck_assert_int_eq(result()->as.integer, 12);
+	ck_assert_int_eq(RUN("\x95\2\0\0\0\0\0\0\0K\1X\1\0\0\0a."), 0);
+}
+END_TEST
 
 START_TEST(refused)
 {
@@ -317,6 +333,7 @@ int main(void)
 	suite_add_tcase(suite, values);
 	tcase_add_checked_fixture(limits, NULL, teardown);
 	tcase_set_timeout(limits, 60);
+	tcase_add_test(limits, frames);
 	tcase_add_loop_test(limits, refused, 0, STFS_CHECK_COUNT(refused_cases));
 	tcase_add_test(limits, in_pieces);
 	tcase_add_test(limits, bounded);

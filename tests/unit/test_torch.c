@@ -3,6 +3,7 @@
 #include "checkpoint_tools.h"
 
 #include <errno.h>
+#include <strings.h>
 
 #include "base/arith.h"
 #include "base/cleanup.h"
@@ -644,8 +645,65 @@ START_TEST(legacy)
 }
 END_TEST
 
-/* A member of a tar archive. */
-static void put_member(const char *name, struct stfs_str content)
+/* Types of NumPy: plain ones with the state that is theirs, and what would forge memory. */
+#define DTYPE(name) "cnumpy\ndtype\n(U" name "\x89\x88tR"
+#define STATE(rest) "(K\3U\1<N" rest "tb"
+#define MINUS "J\xff\xff\xff\xff"
+static const struct {
+	struct stfs_str ops;
+	bool sound;
+} type_cases[] = {
+	{STFS_CHECK_LIT(DTYPE("\2f8") STATE("NN" MINUS MINUS "K\0")), true},
+	{STFS_CHECK_LIT(DTYPE("\3<i8")), true}, {STFS_CHECK_LIT(DTYPE("\2U5") STATE("NNK\x14K\4K\x08")), true},
+	{STFS_CHECK_LIT(DTYPE("\2U5") STATE("NNK\x40K\4K\x08")), false}, /* longer than it is */
+	{STFS_CHECK_LIT(DTYPE("\2f8") STATE("NN" MINUS MINUS "K\x3f")), false},
+	{STFS_CHECK_LIT(DTYPE("\2f8") STATE("(U\1at}K\x08K\1K\0")), false},
+	{STFS_CHECK_LIT(DTYPE("\2V8")), false}, {STFS_CHECK_LIT(DTYPE("\2O8") STATE("NN" MINUS MINUS "K\x3f")), false},
+	{STFS_CHECK_LIT(DTYPE("\2V8") STATE("(U\1at}K\x08K\1K\0")), false},
+	{STFS_CHECK_LIT(DTYPE("\2f8") STATE("NNK\1K\1K\1") STATE("NN" MINUS MINUS "K\0")), false},
+	{STFS_CHECK_LIT(DTYPE("\2f8") "]b"), false}, {STFS_CHECK_LIT("cnumpy\ndtype\n)R"), false},
+	{STFS_CHECK_LIT("cnumpy.dtypes\nFloat64DType\n)R"), true},
+	{STFS_CHECK_LIT("cnumpy.dtypes\nObjectDType\n)R" STATE("NN" MINUS MINUS "K\0")), false},
+	{STFS_CHECK_LIT("ccopy_reg\n_reconstructor\n(cnumpy\ndtype\n2U\2V8tR"), false},
+};
+
+START_TEST(numpy_types)
+{
+	size_t refused = 0;
+
+	stfs_buf_add_str(&pickle, type_cases[_i].ops);
+	OPS(&pickle, ".");
+	ck_assert_msg(open_zip() == (type_cases[_i].sound ? 0 : -EBADMSG), "%s", err.message);
+	for (size_t i = 0; i < stfs_torch_global_count(torch); i++)
+		refused += stfs_torch_global(torch, i).verdict == STFS_GLOBAL_REFUSED;
+	ck_assert_uint_eq(refused, !type_cases[_i].sound);
+	ck_assert(type_cases[_i].sound || strstr(err.message, "a numpy type") != NULL);
+}
+END_TEST
+
+/* What torch would find under a name that it is not called by here. */
+static const char *const case_cases[] = {
+	"m/Data.pkl", "m/BYTEORDER", "M/byteorder", "m/Version", "m/DATA/0", "M/data/1", "m/Constants.pkl",
+};
+
+START_TEST(names_in_other_case)
+{
+	static const char *const sound[] = {"m/data.pkl", "m/byteorder", "m/version", "m/data/0"};
+
+	OPS(&pickle, "}.");
+	for (size_t i = 0; i < STFS_CHECK_COUNT(sound); i++)
+		if (strcasecmp(sound[i], case_cases[_i]) != 0)
+			zip_add(&zip, sound[i], strstr(sound[i], "pkl") ? stfs_buf_str(&pickle) :
+				strstr(sound[i], "order") ? stfs_str_from("little") : stfs_str_from("3\n"), false);
+	zip_add(&zip, case_cases[_i], stfs_str_from("}."), false);
+	zip_end(&zip);
+	ck_assert_int_eq(open_bytes(stfs_buf_str(&zip.bytes)), -EBADMSG);
+	ck_assert_msg(strstr(err.message, "only by case") != NULL, "%s", err.message);
+}
+END_TEST
+
+/* A member of a tar archive, whose header has `patch` at a byte. */
+static void put_patched_member(const char *name, struct stfs_str content, size_t at, struct stfs_str patch)
 {
 	char header[512] = {0};
 	unsigned sum = 0;
@@ -654,14 +712,87 @@ static void put_member(const char *name, struct stfs_str content)
 	snprintf(header + 124, 12, "%011o", (unsigned)content.len);
 	memcpy(header + 257, "ustar\0" "00", 8);
 	header[156] = '0';
+	if (patch.len)
+		memcpy(header + at, patch.ptr, patch.len);
 	memset(header + 148, ' ', 8);
 	for (size_t i = 0; i < sizeof(header); i++)
 		sum += (unsigned char)header[i];
 	snprintf(header + 148, 8, "%06o", sum);
+	if (at == 148 && patch.len)
+		memcpy(header + at, patch.ptr, patch.len);
 	stfs_buf_add(&bytes, header, sizeof(header));
 	stfs_buf_add_str(&bytes, content);
 	stfs_buf_fill(&bytes, '\0', -content.len & 511);
 }
+
+static void put_member(const char *name, struct stfs_str content)
+{
+	put_patched_member(name, content, 0, stfs_str_slice("", 0));
+}
+
+/* What Python's tarfile could see as other members than are seen here. */
+static const struct {
+	const char *name;
+	struct stfs_str content;
+	size_t at;
+	struct stfs_str patch;
+	const char *says; /* NULL: it is sound */
+} tar_cases[] = {
+	{"zz", STFS_CHECK_LIT("a"), 0, STFS_CHECK_LIT(""), NULL},
+	{"zz/", STFS_CHECK_LIT(""), 156, STFS_CHECK_LIT("5"), NULL},
+	{"zz", STFS_CHECK_LIT("a"), 156, STFS_CHECK_LIT("\0"), NULL},
+	{"zz", STFS_CHECK_LIT("20 mtime=1484000000.5\n"), 156, STFS_CHECK_LIT("x"), "other things"},
+	{"zz", STFS_CHECK_LIT("22 mtime=1484000000.5\n"), 156, STFS_CHECK_LIT("x"), NULL},
+	{"zz", STFS_CHECK_LIT("22 mtime=1484000000.5\n11 uid=500\n"), 156, STFS_CHECK_LIT("x"), NULL},
+	{"zz", STFS_CHECK_LIT("15 path=pickle\n"), 156, STFS_CHECK_LIT("x"), "other things"},
+	{"zz", STFS_CHECK_LIT("22 mtime=1\n15 path=pickle\n"), 156, STFS_CHECK_LIT("x"), "other things"},
+	{"zz", STFS_CHECK_LIT("11 mtime=1\n0"), 156, STFS_CHECK_LIT("x"), "other things"},
+	{"zz", STFS_CHECK_LIT("15 path=pickle\n"), 156, STFS_CHECK_LIT("g"), "neither a file"},
+	{"zz", STFS_CHECK_LIT("pickle"), 156, STFS_CHECK_LIT("L"), "neither a file"},
+	{"zz", STFS_CHECK_LIT("a"), 156, STFS_CHECK_LIT("S"), "neither a file"},
+	{"zz", STFS_CHECK_LIT(""), 156, STFS_CHECK_LIT("1pickle"), "neither a file"},
+	{"zz", STFS_CHECK_LIT(""), 156, STFS_CHECK_LIT("2pickle"), "neither a file"},
+	{"zz", STFS_CHECK_LIT("a"), 156, STFS_CHECK_LIT("5"), "has content"},
+	{"zz/", STFS_CHECK_LIT("a"), 156, STFS_CHECK_LIT("\0"), "called as a folder"},
+	{"pickle", STFS_CHECK_LIT(""), 156, STFS_CHECK_LIT("5"), "called as what must"},
+	{"./sys_info", STFS_CHECK_LIT(""), 345, STFS_CHECK_LIT("pickle"), "two parts"},
+	{"", STFS_CHECK_LIT("a"), 0, STFS_CHECK_LIT(""), "without a name"},
+	{"./pickle", STFS_CHECK_LIT("}."), 0, STFS_CHECK_LIT(""), "same name"},
+	{"zz", STFS_CHECK_LIT(""), 124, STFS_CHECK_LIT("\x80\0\0\0\0\0\0\0\0\0\0\0"), "no header"},
+	{"zz", STFS_CHECK_LIT(""), 124, STFS_CHECK_LIT("+2000\0\0\0\0\0\0\0"), "no header"},
+	{"zz", STFS_CHECK_LIT(""), 124, STFS_CHECK_LIT("0_2000\0\0\0\0\0\0"), "no header"},
+	{"zz", STFS_CHECK_LIT(""), 124, STFS_CHECK_LIT("0\00099999999"), "no header"},
+	{"zz", STFS_CHECK_LIT(""), 124, STFS_CHECK_LIT("\0\0\0\0\0\0\0\0\0\0\0\0"), "no header"},
+	{"zz", STFS_CHECK_LIT(""), 136, STFS_CHECK_LIT("-1\0\0\0\0\0\0\0\0\0\0"), "octal"},
+	{"zz", STFS_CHECK_LIT(""), 108, STFS_CHECK_LIT("\xff\xff\xff\xff\xff\xff\xff\xff"), "octal"},
+	{"zz", STFS_CHECK_LIT(""), 148, STFS_CHECK_LIT("000001\0 "), "no header"},
+};
+
+START_TEST(strict_tar)
+{
+	const char *says = tar_cases[_i].says;
+
+	put_member("pickle", stfs_str_from("}."));
+	put_patched_member(tar_cases[_i].name, tar_cases[_i].content, tar_cases[_i].at, tar_cases[_i].patch);
+	put_member("storages", stfs_str_from("K"));
+	stfs_buf_fill(&bytes, '\0', 1024);
+	ck_assert_int_eq(open_bytes(stfs_buf_str(&bytes)), -EBADMSG);
+	says = says ? says : "a tar archive without \"tensors\""; /* all members were gone through */
+	ck_assert_msg(strstr(err.message, says) != NULL, "%s", err.message);
+}
+END_TEST
+
+/* Members behind those that are looked at would be seen by Python. */
+START_TEST(tar_of_many_members)
+{
+	put_member("pickle", stfs_str_from("}."));
+	for (int i = 0; i < 64; i++)
+		put_member("zz", stfs_str_from(""));
+	stfs_buf_fill(&bytes, '\0', 1024);
+	ck_assert_int_eq(open_bytes(stfs_buf_str(&bytes)), -EBADMSG);
+	ck_assert_msg(strstr(err.message, "64 members") != NULL, "%s", err.message);
+}
+END_TEST
 
 START_TEST(tar)
 {
@@ -750,7 +881,11 @@ int main(void)
 	tcase_add_test(all, storage_of_two_types);
 	tcase_add_loop_test(all, crc, 0, 2);
 	tcase_add_test(all, legacy);
+	tcase_add_loop_test(all, numpy_types, 0, STFS_CHECK_COUNT(type_cases));
+	tcase_add_loop_test(all, names_in_other_case, 0, STFS_CHECK_COUNT(case_cases));
 	tcase_add_test(all, tar);
+	tcase_add_loop_test(all, strict_tar, 0, STFS_CHECK_COUNT(tar_cases));
+	tcase_add_test(all, tar_of_many_members);
 	tcase_add_loop_test(all, other_files, 0, 6);
 	suite_add_tcase(suite, all);
 	return stfs_check_main(suite);

@@ -82,6 +82,16 @@ START_TEST(names_twice)
 }
 END_TEST
 
+/* torch finds either for either. */
+START_TEST(names_twice_in_other_case)
+{
+	zip_add(&made, "A/oNe", stfs_str_from("other"), false);
+	zip_end(&made);
+	ck_assert_int_eq(open_made(), -EBADMSG);
+	ck_assert_ptr_nonnull(strstr(err.message, "but for its case"));
+}
+END_TEST
+
 /* A 16- or 32-bit field, counted from the directory (of entry 0) or from the file's begin. */
 static const struct {
 	bool in_directory;
@@ -236,6 +246,7 @@ int main(void)
 	tcase_add_test(all, sound);
 	tcase_add_test(all, junk_behind);
 	tcase_add_test(all, names_twice);
+	tcase_add_test(all, names_twice_in_other_case);
 	tcase_add_loop_test(all, broken, 0, STFS_CHECK_COUNT(broken_cases));
 	tcase_add_loop_test(all, broken_end, 0, STFS_CHECK_COUNT(end_cases));
 	tcase_add_test(all, overlap);
