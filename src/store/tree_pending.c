@@ -128,15 +128,16 @@ static bool loses_last(const struct stfs_tree *tree)
 	return true;
 }
 
-static int tell(struct stfs_tree *tree, uint32_t number, unsigned changes, const struct stfs_commit_request *request,
+static int tell(struct stfs_tree *tree, uint32_t number, unsigned changes, bool last_goes,
 		int (*each)(void *data, const struct stfs_pending *pending), void *data)
 {
+	const struct stfs_commit_request automatic = {0};
 	const struct stfs_node *node = &tree->nodes[number];
 	struct stfs_pending pending = {.changes = changes};
 	struct stfs_verdict verdict;
 
 	pthread_mutex_lock(stfs_tree_stripe(tree, number));
-	stfs_node_judge(tree, number, changes, request, &verdict);
+	stfs_node_judge(tree, number, changes, &automatic, &verdict);
 	pending.bytes = stfs_node_len(tree, node);
 	pthread_mutex_unlock(stfs_tree_stripe(tree, number));
 	if (node->id != STFS_NO_TENSOR)
@@ -144,7 +145,7 @@ static int tell(struct stfs_tree *tree, uint32_t number, unsigned changes, const
 	pending.name = node->name == STFS_NO_NUMBER ? pending.from : stfs_tree_text(tree, node->name);
 	pending.waits = verdict.waits;
 	pending.misfit = verdict.misfit;
-	if (!pending.waits && changes == STFS_CHANGE_REMOVED && loses_last(tree)) {
+	if (!pending.waits && changes == STFS_CHANGE_REMOVED && last_goes) {
 		pending.waits = STFS_KEEPS_ONE;
 		pending.misfit = true;
 	}
@@ -154,7 +155,7 @@ static int tell(struct stfs_tree *tree, uint32_t number, unsigned changes, const
 int stfs_tree_pending(struct stfs_tree *tree, int (*each)(void *data, const struct stfs_pending *pending),
 		      void *data)
 {
-	const struct stfs_commit_request request = {0};
+	bool last_goes = loses_last(tree);
 	struct stfs_pending metadata = {.changes = STFS_CHANGE_METADATA, .name = stfs_str_from("__metadata__")};
 	unsigned changes;
 	int r = 0;
@@ -166,7 +167,7 @@ int stfs_tree_pending(struct stfs_tree *tree, int (*each)(void *data, const stru
 		changes = stfs_node_changes(tree, &tree->nodes[i]);
 		pthread_mutex_unlock(stfs_tree_stripe(tree, i));
 		if (changes)
-			r = tell(tree, i, changes, &request, each, data);
+			r = tell(tree, i, changes, last_goes, each, data);
 	}
 	if (r == 0 && tree->metadata_staged) {
 		metadata.bytes = tree->metadata_text.len;
