@@ -65,13 +65,16 @@ static void note_offer(const void *request, size_t len)
 	atomic_store(&init.unique, header->unique);
 }
 
-static ssize_t read_request(int fd, void *buffer, size_t len, void *userdata)
+ssize_t stfs_init_reply_read(int fd, void *buffer, size_t len, void *userdata)
 {
 	const struct fuse_in_header *header = buffer;
 	ssize_t got = read(fd, buffer, len);
 
 	if (got >= (ssize_t)(sizeof(*header) + 4 * sizeof(uint32_t)) && header->opcode == FUSE_INIT)
 		note_offer(buffer, (size_t)got);
+	/* To libfuse that would be a fault. */
+	if (got < 0 && errno == ECONNABORTED)
+		errno = ENODEV;
 	return got;
 }
 
@@ -128,7 +131,7 @@ void stfs_init_reply_bind(struct stfs_fs *fs)
 
 int stfs_init_reply_attach(struct fuse_session *session)
 {
-	static const struct fuse_custom_io io = {.read = read_request, .writev = write_reply};
+	static const struct fuse_custom_io io = {.read = stfs_init_reply_read, .writev = write_reply};
 
 	return fuse_session_custom_io(session, &io, fuse_session_fd(session));
 }

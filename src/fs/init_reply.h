@@ -17,6 +17,12 @@ int stfs_init_reply_attach(struct fuse_session *session);
 void stfs_init_reply_bind(struct stfs_fs *fs);
 
 /*
+ * What libfuse reads requests with; here for the tests. The end of the mount is ENODEV and nothing else: a thread that
+ * has just taken a request when the mount goes gets ECONNABORTED (Linux, fs/fuse/dev.c, fuse_dev_do_read()).
+ */
+ssize_t stfs_init_reply_read(int fd, void *buffer, size_t len, void *userdata);
+
+/*
  * The pure part, for the tests: adds the flags that we want and the kernel offers to a reply.
  * `offered` and `offered2` are the flag words of the request, `reply` the struct fuse_init_out of
  * `len` bytes. Returns false, and changes nothing, when the reply has no room for flags2.

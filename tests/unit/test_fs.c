@@ -6,6 +6,7 @@
 #include <getopt.h>
 #include <linux/fuse.h>
 #include <pwd.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "fs/expand.h"
@@ -651,6 +652,30 @@ START_TEST(init_reply_random)
 }
 END_TEST
 
+/* A descriptor that read(2) fails on as /dev/fuse does; this one is called in place of the library's. */
+enum { FAILING_FD = 1 << 20 };
+static int failing_errno;
+
+ssize_t read(int fd, void *buffer, size_t len)
+{
+	if (fd != FAILING_FD)
+		return syscall(SYS_read, fd, buffer, len);
+	errno = failing_errno;
+	return -1;
+}
+
+static const int end_cases[][2] = {{ENODEV, ENODEV}, {ECONNABORTED, ENODEV}, {EINTR, EINTR}, {ENOENT, ENOENT}};
+
+START_TEST(end_of_the_mount)
+{
+	char buffer[64] = {0};
+
+	failing_errno = end_cases[_i][0];
+	ck_assert_int_eq(stfs_init_reply_read(FAILING_FD, buffer, sizeof(buffer), NULL), -1);
+	ck_assert_int_eq(errno, end_cases[_i][1]);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("fs");
@@ -678,6 +703,7 @@ int main(void)
 	tcase_add_loop_test(init, init_reply_table, 0, COUNT(init_cases));
 	tcase_add_test(init, init_reply_too_short);
 	tcase_add_test(init, init_reply_random);
+	tcase_add_loop_test(init, end_of_the_mount, 0, COUNT(end_cases));
 	suite_add_tcase(suite, init);
 	return stfs_check_main(suite);
 }
