@@ -49,6 +49,13 @@ static inline bool stfs_str_ends_with(struct stfs_str a, const char *suffix)
 	return a.len >= len && memcmp(a.ptr + a.len - len, suffix, len) == 0;
 }
 
+/* Whether it is zeros and nothing else; not when it is empty. */
+static inline bool stfs_str_is_zeros(struct stfs_str bytes)
+{
+	/* Most blocks of weights say so by their first bytes. */
+	return bytes.len > 0 && bytes.ptr[0] == 0 && memcmp(bytes.ptr, bytes.ptr + 1, bytes.len - 1) == 0;
+}
+
 /* Byte order, a prefix first: the order of strcmp() for strings that may hold NUL. */
 static inline int stfs_str_compare(struct stfs_str a, struct stfs_str b)
 {

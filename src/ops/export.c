@@ -232,11 +232,6 @@ static void free_stream(struct stream *stream)
 	stfs_buf_free(&stream->head);
 }
 
-static bool is_zero(const char *bytes, size_t len)
-{
-	return len > 0 && bytes[0] == 0 && memcmp(bytes, bytes + 1, len - 1) == 0;
-}
-
 /*
  * The disk works while we read on, and the fsync at the end finds little to do: a fifth to a half of the time. What
  * fails here fails there again.
@@ -255,7 +250,7 @@ static int flush(struct stream *stream)
 	const struct stfs_export_sink *sink = stream->sink;
 	int r = 0;
 
-	if (!is_zero(stream->piece, stream->fill))
+	if (!stfs_str_is_zeros(stfs_str_slice(stream->piece, stream->fill)))
 		r = stfs_io_write(sink->fd, stream->piece, stream->fill, stream->at);
 	if (r < 0)
 		return stfs_err_errno(stream->err, r, "%s", sink->path);

@@ -69,13 +69,6 @@ static struct region *find_regions(struct stfs_edit *edit, size_t *count)
 	return regions;
 }
 
-/* Whether `len` bytes, which are not none, are zeros. */
-static bool is_zero(const char *bytes, size_t len)
-{
-	/* Most blocks of weights say so by their first bytes. */
-	return bytes[0] == 0 && memcmp(bytes, bytes + 1, len - 1) == 0;
-}
-
 static int end_run(struct puncher *puncher)
 {
 	uint64_t begin = puncher->run_begin, len = puncher->run_end - begin;
@@ -97,7 +90,7 @@ static int look(struct puncher *puncher, uint64_t at, size_t len)
 	int r = 0;
 
 	for (size_t i = 0; r == 0 && i + puncher->block <= len; i += puncher->block) {
-		if (!is_zero(puncher->piece + i, puncher->block)) {
+		if (!stfs_str_is_zeros(stfs_str_slice(puncher->piece + i, puncher->block))) {
 			r = end_run(puncher);
 			continue;
 		}
