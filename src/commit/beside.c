@@ -108,6 +108,18 @@ static void copy_xattrs(int fd, int like)
 	}
 }
 
+int stfs_beside_place(int folder_fd, const char *temp, const char *name, int fd)
+{
+	int r = stfs_io_rename(folder_fd, temp, name, 1 /* RENAME_NOREPLACE */);
+
+	if (r != -EINVAL && r != -ENOSYS)
+		return r;
+	/* Where renameat2(2) cannot see to that: by a second name. */
+	if (stfs_io->link_fd(fd, folder_fd, name) < 0)
+		return -errno;
+	return stfs_io_unlink(folder_fd, temp);
+}
+
 int stfs_beside_adopt(int fd, int like)
 {
 	struct stat want, have;

@@ -35,6 +35,11 @@ int stfs_beside_clean(int folder_fd, const char *name);
 /* Locks an open file exclusively and sees that the name is still its own: 0, -EBUSY, another -errno. */
 int stfs_beside_lock(int folder_fd, const char *name, int fd);
 
+/*
+ * Gives the file `fd`, which stands beside as `temp`, the name `name`, which must be free. 0, -EEXIST or another -errno.
+ */
+int stfs_beside_place(int folder_fd, const char *temp, const char *name, int fd);
+
 /* Gives `fd` the owner, permissions and extended attributes of `like`. 0, or -errno of the owner. */
 int stfs_beside_adopt(int fd, int like);
 

@@ -120,18 +120,6 @@ int stfs_commit_unbuild(struct stfs_commit *commit, struct stfs_commit_file *fil
 	return stfs_io_unlink(commit->folder_fd, file->temp);
 }
 
-/* Onto a name that must be free; where renameat2(2) cannot see to that, by a second name. */
-static int rename_new(const struct stfs_commit *commit, const struct stfs_commit_file *file)
-{
-	int r = stfs_io_rename(commit->folder_fd, file->temp, file->name, 1 /* RENAME_NOREPLACE */);
-
-	if (r != -EINVAL && r != -ENOSYS)
-		return r;
-	if (stfs_io->link_fd(file->new_fd, commit->folder_fd, file->name) < 0)
-		return -errno;
-	return stfs_io_unlink(commit->folder_fd, file->temp);
-}
-
 int stfs_commit_replace(struct stfs_commit *commit, struct stfs_commit_file *file, struct stfs_err *err)
 {
 	int r = stfs_commit_build(commit, file);
@@ -139,7 +127,7 @@ int stfs_commit_replace(struct stfs_commit *commit, struct stfs_commit_file *fil
 	if (r < 0)
 		return r;
 	if (file->fd < 0 && !commit->overwrite)
-		r = rename_new(commit, file);
+		r = stfs_beside_place(commit->folder_fd, file->temp, file->name, file->new_fd);
 	else
 		r = stfs_io_rename(commit->folder_fd, file->temp, file->name, 0);
 	if (r < 0) {

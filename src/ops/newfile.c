@@ -147,10 +147,7 @@ static int place_new(struct stfs_newfile *file)
 
 	if (!file->temp)
 		return stfs_io->link_fd(file->fd, file->folder_fd, file->name) < 0 ? -errno : 0;
-	r = stfs_io_rename(file->folder_fd, file->temp, file->name, RENAME_NOREPLACE);
-	/* Where renameat2(2) cannot see to that, by a second name. */
-	if ((r == -EINVAL || r == -ENOSYS) && stfs_io->link_fd(file->fd, file->folder_fd, file->name) == 0)
-		r = stfs_io_unlink(file->folder_fd, file->temp);
+	r = stfs_beside_place(file->folder_fd, file->temp, file->name, file->fd);
 	if (r == 0)
 		free(stfs_steal_ptr(&file->temp));
 	return r;
