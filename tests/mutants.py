@@ -35,6 +35,23 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = [
+    Mutant("what a shift drops from memory costs nothing",
+           "src/layout/plan.c", " + (uint64_t)((double)file->cached * share) / STFS_CACHED_PER_COST;", ";",
+           "a_shift_that_drops_pages_is_dear"),
+    Mutant("a shift is never weighed against filling the gap",
+           "src/layout/plan.c", "	if (r == 0 && other.cost.total < plan->cost.total) {",
+           "	if (r == 0 && other.cost.total < plan->cost.total && !other.count) {", "a_shift_that_drops_pages_is_dear"),
+    Mutant("filling the gap always wins over a shift",
+           "src/layout/plan.c", "	if (r == 0 && other.cost.total < plan->cost.total) {", "	if (r == 0) {",
+           "a_shift_that_drops_pages_is_dear"),
+    Mutant("what was written in place before a commit is not synced behind it",
+           "src/store/tree_commit.c", "		unsynced |= atomic_load(&tree->unsynced[i]);", "		;",
+           "a_commit_is_not_synced_again", "tree"),
+    Mutant("a commit is synced twice",
+           "src/store/tree_commit.c", "	bool unsynced = false;", "	bool unsynced = true;",
+           "a_commit_is_not_synced_again", "tree"),
+    Mutant("the end of the mount is a fault to one that reads a request",
+           "src/fs/init_reply.c", "errno == ECONNABORTED", "errno == ECONNRESET", "end_of_the_mount", "fs"),
     Mutant("the edge before a hole is copied the wrong way",
            "src/layout/steps.c", "at - before, at + len - before, before);",
            "at - before, at + len, before);", "every_item_has_its_bytes"),

@@ -116,6 +116,17 @@ int stfs_io_sync(int fd)
 	return stfs_io->fsync(fd) < 0 ? -errno : 0;
 }
 
+/* Enough for a disk to be busy with for a while. */
+#define BATCH (8u << 20)
+
+void stfs_io_write_behind(int fd, uint64_t begin, uint64_t end)
+{
+	uint64_t from = begin - begin % BATCH, to = end - end % BATCH;
+
+	if (from < to)
+		(void)sync_file_range(fd, (off_t)from, (off_t)(to - from), SYNC_FILE_RANGE_WRITE);
+}
+
 int stfs_io_sync_folder(int folder_fd)
 {
 	int fd = openat(folder_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), r;

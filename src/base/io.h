@@ -42,6 +42,12 @@ extern const struct stfs_io *stfs_io;
  */
 ssize_t stfs_io_pread_full(int fd, void *buffer, size_t len, uint64_t offset);
 
+/*
+ * Call after each write to `fd`, of the bytes from `begin` to `end`: the disk then works while more is written, a batch
+ * at a time, and the fsync at the end finds little to do. What fails here fails there again.
+ */
+void stfs_io_write_behind(int fd, uint64_t begin, uint64_t end);
+
 /* ---- 0 or -errno ---- */
 
 /* Reads exactly `len` bytes; -EIO when the file ends before. */

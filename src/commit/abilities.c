@@ -5,7 +5,9 @@
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 
 #include "base/arith.h"
 #include "base/cleanup.h"
@@ -53,6 +55,26 @@ static void try_beside(const struct stfs_commit *commit, const struct stfs_commi
 		     stfs_io->clone_range(fd, 0, file->fd, 0, block) == 0;
 }
 
+/* In include/uapi/linux/mman.h since Linux 6.5, with the same number on every architecture. */
+#ifndef SYS_cachestat
+#define SYS_cachestat 451
+#endif
+
+/* How many bytes of a file are in memory; 0 where the kernel does not say. */
+static uint64_t count_cached(int fd, uint64_t length)
+{
+	struct {
+		uint64_t at, len; /* 0: to the end */
+	} range = {0};
+	struct {
+		uint64_t cache, dirty, writeback, evicted, recently_evicted;
+	} pages = {0};
+
+	if (syscall(SYS_cachestat, fd, &range, &pages, 0) < 0)
+		return 0;
+	return stfs_min_u64(pages.cache * (uint64_t)sysconf(_SC_PAGESIZE), length);
+}
+
 int stfs_commit_abilities(const struct stfs_commit *commit, struct stfs_commit_file *file)
 {
 	struct stfs_layout_file *f = &file->problem.file;
@@ -72,6 +94,8 @@ int stfs_commit_abilities(const struct stfs_commit *commit, struct stfs_commit_f
 	try_beside(commit, file, f->block ? f->block : 4096, &can_replace, &f->can_clone);
 	f->can_clone = f->can_clone && f->block;
 	f->replace_only = commit->readers && can_replace;
+	/* A clone has no pages in memory, whatever is done with it. */
+	f->cached = f->can_shift && !f->can_clone ? count_cached(file->fd, f->length) : 0;
 	return 0;
 }
 

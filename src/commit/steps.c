@@ -81,8 +81,10 @@ int stfs_copy_bytes(int from, uint64_t from_at, int to, uint64_t to_at, uint64_t
 		r = stfs_io_read_exactly(from, piece, now, from_at + done);
 		if (r == 0)
 			r = stfs_io_write(to, piece, now, to_at + done);
-		if (r == 0)
-			tell(progress, now);
+		if (r < 0)
+			break;
+		stfs_io_write_behind(to, to_at + done, to_at + done + now);
+		tell(progress, now);
 	}
 	return r;
 }

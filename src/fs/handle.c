@@ -230,9 +230,10 @@ static bool was_touched(struct stfs_fs *fs, const struct stfs_handle *handle)
 static void choose_mode(struct stfs_fs *fs, const struct stfs_handle *handle, struct fuse_file_info *fi)
 {
 	enum stfs_cache cache = fs->options->cache;
-	bool direct = cache == STFS_CACHE_NEVER, is_new = handle->node != STFS_NO_NUMBER && fi->flags & O_CREAT;
+	/* What is written from its beginning on: nobody knows yet how large it will be. */
+	bool direct = cache == STFS_CACHE_NEVER, anew = fi->flags & (O_CREAT | O_TRUNC);
 
-	if (cache == STFS_CACHE_AUTO && handle->node != STFS_NO_NUMBER && (is_new || is_large(fs, handle)))
+	if (cache == STFS_CACHE_AUTO && handle->node != STFS_NO_NUMBER && (anew || is_large(fs, handle)))
 		/* Without ALLOW_MMAP a shared mapping of a direct file is ENODEV: never risk it. */
 		direct = atomic_load(&fs->direct_io_mmap) &&
 			 !(handle->node < fs->prefers_count && fs->prefers_cache[handle->node]);

@@ -432,7 +432,7 @@ static int finish_cost(const struct chooser *c)
 		t->cost.shifted += file->length - first_old;
 		t->cost.total += STFS_SHIFT_CALL_COST;
 	}
-	t->cost.total += t->cost.written + t->cost.moved + t->cost.shifted / STFS_SHIFTED_PER_COST;
+	t->cost.total += t->cost.written + t->cost.moved + stfs_shift_cost(file, t->cost.shifted);
 	if (t->cost.total >= c->limit || (file->replace_only && !file->can_clone && !in_place))
 		return -ENOENT;
 	return t->tail_bytes <= file->room ? 0 : -ENOENT;

@@ -8,9 +8,11 @@
 /* Where a mover or a new item goes. */
 #define STFS_IN_TAIL UINT32_MAX
 
-/* What a block shift costs beside data: its call, its extents, the cached pages that it drops. */
+/* What a block shift costs beside data, in bytes that could be written instead: its call, its extents, */
 #define STFS_SHIFT_CALL_COST (16u << 10)
 #define STFS_SHIFTED_PER_COST 2048
+/* and the cached pages that it drops: a twentieth for that (docs/benchmarks.md), the rest for who reads them again. */
+#define STFS_CACHED_PER_COST 16
 
 /* ---- view.c: the problem, checked and in order; made once, read by every choice ---- */
 
@@ -159,6 +161,9 @@ int stfs_steps_rebuild(const struct stfs_layout_view *view, const struct stfs_ta
  * by way of the room behind the file. Costs and space are filled. Also -ENOENT: too many steps.
  */
 int stfs_steps_slide(const struct stfs_layout_view *view, struct stfs_plan *plan);
+
+/* What it costs that `shifted` bytes lie behind block shifts, beside the calls. */
+uint64_t stfs_shift_cost(const struct stfs_layout_file *file, uint64_t shifted);
 
 /* What the plan's steps cost, and the room that must be free while they run. */
 void stfs_plan_reckon(const struct stfs_layout_view *view, struct stfs_plan *plan);

@@ -64,6 +64,7 @@ struct stfs_layout_file {
 	bool can_clone;      /* FICLONE and FICLONERANGE into a file beside it */
 	bool replace_only;   /* somebody reads the file: leave its inode alone if live bytes move */
 	uint64_t room;       /* bytes that can be allocated, behind it or beside it */
+	uint64_t cached;     /* bytes of it in memory, which a shift drops; at most `length` */
 };
 
 struct stfs_layout_problem {

@@ -103,6 +103,14 @@ static uint64_t length_after(const struct stfs_step *s, uint64_t now)
 	return now;
 }
 
+uint64_t stfs_shift_cost(const struct stfs_layout_file *file, uint64_t shifted)
+{
+	/* They lie anywhere; what is dropped by one shift is not there for the next. */
+	double share = file->length ? (double)stfs_min_u64(shifted, file->length) / (double)file->length : 0;
+
+	return shifted / STFS_SHIFTED_PER_COST + (uint64_t)((double)file->cached * share) / STFS_CACHED_PER_COST;
+}
+
 void stfs_plan_reckon(const struct stfs_layout_view *view, struct stfs_plan *plan)
 {
 	uint64_t length = view->problem->file.length, now = length, most = length, calls = 0;
@@ -124,7 +132,7 @@ void stfs_plan_reckon(const struct stfs_layout_view *view, struct stfs_plan *pla
 		most = stfs_max_u64(most, now);
 	}
 	cost->total = cost->written + cost->moved + calls * STFS_SHIFT_CALL_COST +
-		      cost->shifted / STFS_SHIFTED_PER_COST;
+		      stfs_shift_cost(&view->problem->file, cost->shifted);
 	if (plan->kind == STFS_PLAN_REBUILD)
 		cost->space = cost->written + cost->moved + plan->data_start;
 	else
@@ -228,7 +236,7 @@ static int decide(const struct stfs_layout_view *view, const struct stfs_target 
 	return r;
 }
 
-int stfs_layout_plan(const struct stfs_layout_problem *problem, struct stfs_plan *plan)
+static int make_plan(const struct stfs_layout_problem *problem, struct stfs_plan *plan)
 {
 	struct stfs_target best = {0}, whole = {0};
 	struct stfs_layout_view view;
@@ -251,4 +259,26 @@ int stfs_layout_plan(const struct stfs_layout_problem *problem, struct stfs_plan
 	if (r < 0 && r != -ENOSPC)
 		stfs_plan_free(plan);
 	return r;
+}
+
+int stfs_layout_plan(const struct stfs_layout_problem *problem, struct stfs_plan *plan)
+{
+	struct stfs_layout_problem unshifted = *problem;
+	struct stfs_plan other = {0};
+	int r = make_plan(problem, plan);
+
+	if (r < 0 || !problem->file.cached || !stfs_steps_shifts(plan->steps, plan->count))
+		return r;
+	/* What a shift drops from memory may be dearer than to fill the gap. */
+	unshifted.file.can_shift = false;
+	r = make_plan(&unshifted, &other);
+	if (r == 0 && other.cost.total < plan->cost.total) {
+		stfs_plan_free(plan);
+		*plan = other;
+		return 0;
+	}
+	stfs_plan_free(&other);
+	if (r < 0 && r != -ENOSPC)
+		stfs_plan_free(plan);
+	return r == -ENOSPC ? 0 : r;
 }

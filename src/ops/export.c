@@ -16,8 +16,6 @@
 
 /* Large enough for the calls to cost nothing, small enough to be in the processor's cache when it is summed up. */
 #define PIECE (1u << 20)
-/* The disk is set to work on so many bytes at once. */
-#define BATCH (8u << 20)
 
 /* ---- The pickle ---- */
 
@@ -232,18 +230,6 @@ static void free_stream(struct stream *stream)
 	stfs_buf_free(&stream->head);
 }
 
-/*
- * The disk works while we read on, and the fsync at the end finds little to do: a fifth to a half of the time. What
- * fails here fails there again.
- */
-static void start_writing(const struct stream *stream)
-{
-	uint64_t end = stream->at - stream->at % BATCH;
-
-	if (stream->at - end < PIECE && end >= BATCH)
-		(void)sync_file_range(stream->sink->fd, (off_t)(end - BATCH), BATCH, SYNC_FILE_RANGE_WRITE);
-}
-
 /* Writes the piece; one of zeros is there already, as a hole or as room that was reserved. */
 static int flush(struct stream *stream)
 {
@@ -254,9 +240,9 @@ static int flush(struct stream *stream)
 		r = stfs_io_write(sink->fd, stream->piece, stream->fill, stream->at);
 	if (r < 0)
 		return stfs_err_errno(stream->err, r, "%s", sink->path);
+	stfs_io_write_behind(sink->fd, stream->at, stream->at + stream->fill);
 	stream->at += stream->fill;
 	stream->fill = 0;
-	start_writing(stream);
 	if (sink->progress.tell)
 		sink->progress.tell(sink->progress.data, stream->at, stream->export->size);
 	if (sink->cancelled && sink->cancelled(sink->data))

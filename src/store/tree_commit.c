@@ -97,6 +97,11 @@ static void tree_assert(const struct stfs_tree *tree)
 static void swapped(void *data, const struct stfs_model *fresh)
 {
 	struct stfs_tree *tree = data;
+	bool unsynced = false;
+
+	/* What the commit wrote is on the disk; what was written in place before, to a file that has another number now. */
+	for (uint32_t i = 0; i < tree->shard_count; i++)
+		unsynced |= atomic_load(&tree->unsynced[i]);
 
 	for (uint32_t i = 0; i < tree->node_count; i++) {
 		struct stfs_node *node = &tree->nodes[i];
@@ -119,7 +124,7 @@ static void swapped(void *data, const struct stfs_model *fresh)
 	else
 		tree_assert(tree);
 	for (uint32_t i = 0; i < tree->shard_count; i++)
-		atomic_store(&tree->unsynced[i], true);
+		atomic_store(&tree->unsynced[i], unsynced);
 	for (size_t i = 0; i < tree->taking_count; i++)
 		stfs_tree_sweep(tree, tree->takings[i].node);
 	tree->generation++; /* types were given */
@@ -223,15 +228,17 @@ static int vouch_for(struct stfs_tree *tree, uint32_t shard, struct stfs_err *er
 			    "written over its bytes is not in the file that stands there now", tree->path, file->name);
 }
 
-/* Files that were written to in place. Only this thread replaces the model: it stays. */
-static int sync_unsynced(struct stfs_tree *tree, struct stfs_err *err)
+/* Files that were written to in place, or by a commit just now. Only this thread replaces the model: it stays. */
+static int sync_unsynced(struct stfs_tree *tree, bool committed, struct stfs_err *err)
 {
+	bool written;
 	int r = 0;
 
 	for (uint32_t i = 0; r == 0 && i < tree->shard_count; i++) {
-		if (!atomic_exchange(&tree->unsynced[i], false))
+		written = atomic_exchange(&tree->unsynced[i], false);
+		if (!written && !committed)
 			continue;
-		r = stfs_io_sync(tree->model->shards[i].fd);
+		r = written ? stfs_io_sync(tree->model->shards[i].fd) : 0;
 		if (r == 0)
 			r = vouch_for(tree, i, err);
 		if (r == 0)
@@ -473,7 +480,7 @@ int stfs_tree_commit(struct stfs_tree *tree, const struct stfs_commit_request *r
 	if (r < 0)
 		return stfs_err_errno(err, r, "%s: writing what came during the commit", tree->path);
 	report->refused = b.refused;
-	return sync_unsynced(tree, err);
+	return sync_unsynced(tree, b.anything, err);
 }
 
 /* ---- At the end ---- */

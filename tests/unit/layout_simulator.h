@@ -180,6 +180,7 @@ static void make_world(struct world *w, enum kind kind, bool compact)
 	memset(w, 0, sizeof(*w));
 	pick_file(&w->problem.file, kind);
 	pick_items(w, kind);
+	w->problem.file.cached = below(3) * (w->old_len / 2);
 	w->problem.header_need = 8 * below(900) + below(8);
 	if (below(2)) /* no more than there is */
 		w->problem.header_need %= w->problem.file.data_start - 7;

@@ -196,6 +196,25 @@ START_TEST(small_tensors_at_the_end_fill_odd_holes)
 }
 END_TEST
 
+/* Pages in memory make a shift dear: then the hole is filled instead. Where there are few, it is not. */
+START_TEST(a_shift_that_drops_pages_is_dear)
+{
+	struct stfs_plan plan;
+	uint64_t sizes[40];
+	struct world w;
+
+	for (unsigned i = 0; i < 40; i++)
+		sizes[i] = 65536;
+	for (unsigned cached = 0; cached < 2; cached++) {
+		make_model(&w, sizes, 40, 2);
+		w.problem.file.cached = cached ? w.problem.file.length : w.problem.file.length / 4;
+		ck_assert_uint_eq(moved_by(&w, &plan) / 4096, cached ? 65536 / 4096 : 0);
+		ck_assert_int_eq(has_kind(&plan, STFS_STEP_COLLAPSE), !cached);
+		stfs_plan_free(&plan);
+	}
+}
+END_TEST
+
 /* A set, or a single one, that would leave whole blocks is of no use where it is larger. */
 START_TEST(fillers_fit_into_their_hole)
 {
@@ -417,7 +436,9 @@ int main(void)
 		a_header_that_fits_is_all_that_changes, small_first_tensors_make_room_for_the_header,
 		small_tensors_at_the_end_fill_odd_holes, fillers_fit_into_their_hole,
 		a_hole_before_the_last_edge_is_cut_off, a_window_elsewhere_fills_an_odd_hole,
-		small_odd_tensors_stay_last, small_tensors_lie_behind_large_ones, a_twin_fills_the_hole_without_shifts, without_room_tensors_slide, without_shifts_the_front_is_filled,
+		small_odd_tensors_stay_last, small_tensors_lie_behind_large_ones,
+		a_twin_fills_the_hole_without_shifts, a_shift_that_drops_pages_is_dear,
+		without_room_tensors_slide, without_shifts_the_front_is_filled,
 		a_longer_header_slides_everything_up, readers_do_not_forbid_to_append,
 		pieces_too_small_to_share_are_written_anew,
 		compact_gives_back_the_reserve_by_blocks, items_that_overlap_or_lie_outside_are_refused};
