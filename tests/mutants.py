@@ -119,7 +119,7 @@ MUTANTS = [
            "src/layout/search.c", "if (hole || !before || (stays && !stayed)) {", "if (first == 0) {",
            "small_first_tensors_make_room_for_the_header"),
     Mutant("readers do not hold a plan back",
-           "src/layout/plan.c", "r == 0 && !file->replace_only && (!view->block", "r == 0 && (!view->block",
+           "src/layout/plan.c", "r == 0 && !file->replace_only && ((!view->block", "r == 0 && ((!view->block",
            "readers_keep_their_file"),
     Mutant("a plan that moves is searched for where a reader allows none",
            "src/layout/choice.c", " || (file->replace_only && !file->can_clone && !in_place))", ")",
