@@ -124,8 +124,8 @@ static int check_names(const struct stfs_commit *commit, struct stfs_err *err)
 
 		if (r == 0 || r == -ESTALE)
 			return stfs_err_set(err, -ESTALE, STFS_NO_POSITION, "%s: another program "
-					    "has put another file in its place since it was "
-					    "opened; nothing was changed", file->name);
+					    "has removed it since it was opened, or put another file in its "
+					    "place; nothing was changed", file->name);
 		if (r < 0)
 			return stfs_err_errno(err, r, "%s", file->name);
 	}

@@ -188,6 +188,7 @@ static int fill(fuse_req_t req, struct stfs_fs *fs, struct stfs_handle *handle, 
 	if (handle->ino == STFS_INO_STATUS)
 		return (flags & O_ACCMODE) != O_RDONLY ? -EACCES : open_status(req, fs, handle);
 	(void)stfs_fs_split(handle->ino, &number, &handle->form);
+	handle->reads = (flags & O_ACCMODE) == O_RDONLY && !(flags & O_TRUNC);
 	r = stfs_draft_open(fs, handle->ino, flags, &handle->draft);
 	if (r < 0 || handle->draft)
 		return r;
@@ -427,7 +428,8 @@ void stfs_fs_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	struct stfs_handle *handle = stfs_handle_of(fi);
 	int r = 0;
 
-	if (handle->draft) {
+	/* Whoever only looks at what another writes has not completed it. */
+	if (handle->draft && !handle->reads) {
 		pthread_mutex_lock(&fs->drafts_lock);
 		r = stfs_draft_take(fs, handle->draft);
 		pthread_mutex_unlock(&fs->drafts_lock);

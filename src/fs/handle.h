@@ -21,6 +21,7 @@ struct stfs_handle {
 	struct stfs_draft *draft;   /* then it is read and written, and nothing else here counts */
 	struct stfs_text *text;     /* .npy header, sidecar, metadata or status: made at open; or NULL */
 	struct stfs_str made_up;    /* those bytes */
+	bool reads;                 /* and nothing else */
 	_Atomic bool writing;       /* counted by stfs_tree_begin_writing(), until it is released */
 	_Atomic bool flushed;       /* a descriptor was closed and nothing written since: counted as such */
 	_Atomic uint64_t next;      /* where a sequential reader goes on */

@@ -153,6 +153,15 @@ def test_an_array_in_fortran_order(made, shape, dtype):
     assert (made.path / "f").read_bytes() == array.tobytes()
 
 
+@pytest.mark.parametrize("file", ["n.npy", "y.json", "__metadata__.json"])
+def test_a_reader_that_closes_completes_nothing(made, begin, file):
+    """Nor is it told what is wrong with what another has written so far."""
+    begin(file, npy(np.arange(12))[:-1])
+    with open(made.path / file, "rb") as reader:
+        assert reader.read()
+    assert file not in (made.path / ".stfs").read_text()
+
+
 # --- the end of the mount ---------------------------------------------------------------------------------
 
 
