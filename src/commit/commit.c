@@ -54,6 +54,7 @@ static int plan_file(const struct stfs_commit *commit, struct stfs_commit_file *
 	int r;
 
 	forget(file);
+	file->journaled = 0;
 	if (file->content)
 		return plan_content(commit, file);
 	r = stfs_commit_abilities(commit, file);
@@ -72,7 +73,10 @@ static int plan_file(const struct stfs_commit *commit, struct stfs_commit_file *
 				    "(only its owner can), and without its owner's rights nothing can take its "
 				    "place; nothing was changed (--readers=ignore does it all the same)",
 				    file->name);
-	return file->header(file->data, &file->plan, &file->text, err);
+	r = file->header(file->data, &file->plan, &file->text, err);
+	if (r == 0 && stfs_commit_in_place(file))
+		file->journaled = file->text.len + stfs_commit_spare(file);
+	return r;
 }
 
 static void find_readers(struct stfs_commit *commit)
@@ -96,7 +100,7 @@ static int plan_all(struct stfs_commit *commit, struct stfs_err *err)
 		r = plan_file(commit, file, err);
 		if (r < 0 && r != -ENOSPC)
 			return r;
-		need += file->plan.cost.space;
+		need += file->plan.cost.space + file->journaled;
 		commit->room = stfs_min_u64(commit->room, file->problem.file.room);
 		commit->total += file->plan.cost.written + file->plan.cost.moved;
 	}

@@ -109,6 +109,7 @@ struct stfs_commit_file {
 	/* What came of it: */
 	struct stfs_plan plan; /* owned */
 	struct stfs_buf text;  /* owned: what `header` gave */
+	uint64_t journaled;    /* bytes that the journal takes for it, those that it holds free included */
 	int new_fd;            /* owned: the file that took its place, locked; -1: the same one, and at first */
 	char *temp;            /* owned: its name until then */
 };

@@ -190,6 +190,17 @@ static int begin_moves(const struct stfs_commit *commit)
 	return r;
 }
 
+uint64_t stfs_commit_spare(const struct stfs_commit_file *file)
+{
+	const struct stfs_plan *plan = &file->plan;
+	uint64_t old = file->problem.file.data_start;
+	uint64_t spare = plan->data_start > old ? plan->data_start - old : 0;
+
+	if (file->problem.file.can_clone)
+		spare += stfs_min_u64(plan->data_start, old) + stfs_plan_overwrites(plan);
+	return spare;
+}
+
 /* Everything up to the record and with it. */
 static int prepare(struct stfs_commit *commit, struct stfs_journal *journal)
 {
@@ -208,8 +219,7 @@ static int prepare(struct stfs_commit *commit, struct stfs_journal *journal)
 		r = write_ahead(commit, file);
 		if (r == 0)
 			r = count_marks(file, &marks);
-		if (file->plan.data_start > file->problem.file.data_start)
-			spare += file->plan.data_start - file->problem.file.data_start;
+		spare += stfs_commit_spare(file);
 	}
 	/* The record speaks of the new files: their names must last as long as it does. */
 	if (r == 0 && built)

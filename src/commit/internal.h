@@ -56,6 +56,12 @@ int stfs_commit_replace(struct stfs_commit *commit, struct stfs_commit_file *fil
 int stfs_commit_journaled(struct stfs_commit *commit, struct stfs_err *err);
 
 /*
+ * What the journal holds free for what comes behind the record: for a header that grows, and for bytes that are written
+ * over others which the file system may have shared with a snapshot, so that it looks for new room.
+ */
+uint64_t stfs_commit_spare(const struct stfs_commit_file *file);
+
+/*
  * What is to be done once the record stands and the length words are poisoned; after a crash again.
  * fds: of the journal's files that are changed in place, -1 for those that are finished. `commit` has
  * the journal's files in their order; NULL in a recovery. Removes the journal.

@@ -442,7 +442,8 @@ static int fill_result(const struct stfs_edit *edit, const struct stfs_commit_pa
 		};
 		if (!result->files[result->count - 1].name)
 			return -ENOMEM;
-		result->space += file->plan.cost.space;
+		result->files[i].cost.space += file->journaled;
+		result->space += result->files[i].cost.space;
 	}
 	return 0;
 }

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Random sequences of edits by the verbs, beside a model in memory, on every file system: after each commit
 the official loader gives the same tensors and the same metadata, and nothing else is left in the folder."""
+import contextlib
 import mmap
 import os
 import random
+import subprocess
 
 import numpy as np
 import pytest
@@ -167,3 +169,55 @@ def test_a_program_that_holds_tensors_keeps_them(kind, stfs, tmp_path):
                 assert bytes(held[start:])[:len(before)] == before, (kind, edit[0])
             with safe_open(path, "np") as file:
                 assert len(list(file.keys())) > 0
+
+
+# --- a disk that is nearly full ---------------------------------------------------------------------------
+
+
+def fill_all_but(folder, room):
+    """Bytes which nothing compresses, until the disk is full; then so many of them go."""
+    with open(folder / "filler", "wb", buffering=0) as file:
+        with contextlib.suppress(OSError):
+            while file.write(random.randbytes(1 << 20)):
+                os.fsync(file.fileno())
+        file.truncate(os.fstat(file.fileno()).st_size - room)
+    subprocess.run(["sync", "-f", folder], check=True)
+
+
+def test_the_journal_takes_room_as_well(stfs, tmp_path):
+    """Where nothing can be shifted, the header keeps what a tensor before it leaves, and all of it is journaled."""
+    with filesystems.mounted("tmpfs", tmp_path, 20 << 20) as folder:
+        model, new = folder / "m.safetensors", np.arange((4 << 20) + 1000, dtype=np.uint8)
+        save_file({"t": np.zeros(4 << 20, np.uint8), "u": np.ones(1 << 20, np.uint8)}, model)
+        np.save(tmp_path / "new.npy", new)
+        fill_all_but(folder, 11 << 20)
+        before = model.read_bytes()
+        done = stfs("put", "-n", model, "t", tmp_path / "new.npy", check=False)
+        assert done.returncode == 1 and "needs 12.0 MiB of disk for a while, 11.0 MiB are free" in done.stdout
+        done = stfs("put", model, "t", tmp_path / "new.npy", check=False)
+        assert done.returncode == 1 and "the change needs 125" in done.stderr and " are free" in done.stderr
+        assert model.read_bytes() == before and sorted(os.listdir(folder)) == ["filler", "m.safetensors"]
+        (folder / "filler").unlink()
+        stfs("put", model, "t", tmp_path / "new.npy")
+        with safe_open(model, "np") as file:
+            assert np.array_equal(file.get_tensor("t"), new)
+
+
+@pytest.mark.parametrize("room", [9, 10, 11, 12, 14, 18, 24])
+def test_bytes_that_are_written_over_others_take_new_blocks(room, stfs, tmp_path):
+    """On a file system that copies on write: all of the change, or nothing, and never a commit that stops half-way."""
+    with filesystems.mounted("btrfs", tmp_path, 128 << 20) as folder:
+        model, rng = folder / "m.safetensors", np.random.default_rng(room)
+        tensors = {f"t{i:02}": rng.integers(0, 256, 2_000_000 + i, np.uint8) for i in range(12)}
+        save_file(tensors, model)
+        new = {"t01": 2_500_000, "t04": 1_000_000, "t05": 2_500_000, "t09": 4097, "t10": 2_500_000}
+        new = {name: rng.integers(0, 256, size, np.uint8) for name, size in new.items()}
+        for name, array in new.items():
+            np.save(tmp_path / f"{name}.npy", array)
+        fill_all_but(folder, room << 20)
+        done = stfs("put", model, *(f"{name}={tmp_path / name}.npy" for name in new), check=False)
+        assert sorted(os.listdir(folder)) == ["filler", "m.safetensors"], done.stderr
+        assert done.returncode == 0 or "No space left" in done.stderr or " are free" in done.stderr
+        with safe_open(model, "np") as file:
+            for name, array in (tensors if done.returncode else tensors | new).items():
+                assert np.array_equal(file.get_tensor(name), array)
