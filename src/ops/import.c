@@ -1,0 +1,392 @@
+/* SPDX-License-Identifier: MIT */
+#include "ops/import.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include "base/arith.h"
+#include "base/cleanup.h"
+#include "ops/import_internal.h"
+
+/* What a file's tensors may take beyond four times its own length, before it is asked for. */
+#define PROPORTION 4
+#define ALLOWANCE (16ull << 20)
+/* A piece of a transposed matrix costs what its rows span: the more of it at once, the better. */
+#define STRIDED_PIECE (64u << 20)
+
+/* ---- Opening and closing ---- */
+
+int stfs_import_open_fd(const char *path, int fd, uint64_t len, struct stfs_import **import, struct stfs_err *err)
+{
+	struct stfs_import *made = calloc(1, sizeof(*made));
+	struct stfs_err why = STFS_ERR_INIT;
+	int r = made ? 0 : -ENOMEM;
+
+	if (r == 0) {
+		made->fd = fd;
+		made->owned_fd = -1;
+		made->length = len;
+		made->path = strdup(path);
+		r = made->path ? stfs_torch_open(fd, len, &made->torch, &why) : -ENOMEM;
+	}
+	if (r < 0) {
+		stfs_import_close(made);
+		if (r == -ENOMEM || !why.code)
+			return stfs_err_errno(err, r, "%s", path);
+		return stfs_err_set(err, r, why.position, "%s: %s", path, why.message);
+	}
+	*import = made;
+	return 0;
+}
+
+int stfs_import_open(const char *path, struct stfs_import **import, struct stfs_err *err)
+{
+	STFS_AUTO_FREE char *real = realpath(path, NULL), *name = NULL;
+	STFS_AUTO_FD int folder = -1, fd = -1;
+	bool irregular = false;
+	struct stat st;
+	int r;
+
+	if (!real)
+		return stfs_err_errno(err, -errno, "%s", path);
+	r = stfs_resolve_place(real, &folder, &name, err);
+	if (r < 0)
+		return r;
+	r = stfs_resolve_open(folder, name, STFS_OPEN_LOCK, &fd, &st, &irregular);
+	if (irregular)
+		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: is no regular file", path);
+	if (r == -EBUSY)
+		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: another command is changing it", path);
+	if (r < 0)
+		return stfs_err_errno(err, r, "%s", path);
+	/* With the lock held nobody begins one. */
+	if (stfs_commit_interrupted(folder, name) != 0)
+		return stfs_err_set(err, -EBUSY, STFS_NO_POSITION, "%s: a change to it was interrupted: `stfs "
+				    "recover` finishes it, or takes it back", path);
+	r = stfs_import_open_fd(path, fd, (uint64_t)st.st_size, import, err);
+	if (r == 0)
+		(*import)->owned_fd = stfs_steal_fd(&fd);
+	return r;
+}
+
+void stfs_import_close(struct stfs_import *import)
+{
+	if (!import)
+		return;
+	stfs_import_end_verifier(import);
+	stfs_torch_close(import->torch);
+	free(import->path);
+	free(import->items);
+	free(import->ties);
+	free(import->skipped);
+	free(import->unreadable);
+	if (import->owned_fd >= 0)
+		close(import->owned_fd);
+	free(import);
+}
+
+bool stfs_import_is_file(const struct stfs_import *import, const struct stat *st)
+{
+	struct stat own;
+
+	return fstat(import->fd, &own) == 0 && own.st_ino == st->st_ino && own.st_dev == st->st_dev;
+}
+
+/* ---- Which tensors ---- */
+
+static bool is_wanted(const struct stfs_import *import, struct stfs_str name)
+{
+	return !import->options.only || stfs_str_starts_with(name, import->options.only);
+}
+
+static struct stfs_str short_name(const struct stfs_import *import, struct stfs_str name)
+{
+	size_t cut = import->options.strip ? strlen(import->options.strip) : 0;
+
+	if (!cut || name.len == cut || !stfs_str_starts_with(name, import->options.strip))
+		return name;
+	return stfs_str_slice(name.ptr + cut, name.len - cut);
+}
+
+/* Bytes of a storage that would have to be inflated anew for each of its rows. */
+static bool is_unreadable(const struct stfs_torch_tensor *tensor, const struct stfs_torch_storage *storage)
+{
+	return !tensor->contiguous && storage->deflated && storage->size > STFS_TORCH_INFLATED_MAX;
+}
+
+static int make_room(struct stfs_import *import, uint32_t count)
+{
+	size_t room = count ? count : 1;
+
+	import->items = calloc(room, sizeof(*import->items));
+	import->ties = calloc(room, sizeof(*import->ties));
+	import->unreadable = calloc(room, sizeof(*import->unreadable));
+	return import->items && import->ties && import->unreadable ? 0 : -ENOMEM;
+}
+
+static int sort_out(struct stfs_import *import)
+{
+	uint32_t count, storage_count;
+	const struct stfs_torch_storage *storages = stfs_torch_storages(import->torch, &storage_count);
+	const struct stfs_torch_tensor *tensors = stfs_torch_tensors(import->torch, &count);
+	STFS_AUTO_FREE uint32_t *kept = malloc((count ? count : 1) * sizeof(*kept));
+	int r = kept ? make_room(import, count) : -ENOMEM;
+
+	if (r < 0)
+		return r;
+	memset(kept, 0xff, count * sizeof(*kept)); /* STFS_NO_TWIN: none of these bytes yet */
+	for (uint32_t i = 0; i < count; i++) {
+		const struct stfs_torch_tensor *tensor = &tensors[i];
+		uint32_t *first = &kept[tensor->twin == STFS_NO_TWIN ? i : tensor->twin];
+
+		if (!is_wanted(import, tensor->name)) {
+			import->outside++;
+		} else if (is_unreadable(tensor, &storages[tensor->storage])) {
+			import->unreadable[import->unreadable_count++] = tensor->name;
+		} else if (*first != STFS_NO_TWIN && !import->options.duplicate) {
+			import->ties[import->tie_count++] = (struct stfs_import_tie){
+				short_name(import, tensor->name), import->items[*first].name};
+		} else {
+			*first = (uint32_t)import->count;
+			import->items[import->count++] = (struct stfs_import_item){
+				.import = import, .tensor = tensor, .name = short_name(import, tensor->name)};
+		}
+	}
+	return 0;
+}
+
+/* ---- What is refused ---- */
+
+struct first {
+	const struct stfs_import *import;
+	struct stfs_str name, text;
+	size_t count;
+};
+
+static void take_first(void *data, struct stfs_str name, struct stfs_str text)
+{
+	struct first *first = data;
+
+	if (first->count++ == 0) {
+		first->name = name;
+		first->text = text;
+	}
+}
+
+static int check_refused(const struct stfs_import *import, struct stfs_err *err)
+{
+	struct first first = {.import = import};
+	size_t more = stfs_import_remarks(import, STFS_IMPORT_REFUSED, take_first, &first);
+	char quoted[STFS_QUOTED_MAX];
+
+	if (first.count + more == 0 || import->options.skip_refused)
+		return 0;
+	return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: %zu of its tensors cannot be imported; the first "
+			    "is \"%s\": %.*s; --skip-refused leaves them out", import->path, first.count + more,
+			    stfs_quote(first.name, quoted), (int)first.text.len, first.text.ptr);
+}
+
+/* What a tensor costs to write or, where more, to read: each may have its storage inflated anew. */
+static uint64_t cost_of(const struct stfs_torch_tensor *tensor, const struct stfs_torch_storage *storage)
+{
+	return storage->deflated ? stfs_max_u64(tensor->bytes, storage->size) : tensor->bytes;
+}
+
+static int check_proportion(const struct stfs_import *import, struct stfs_err *err)
+{
+	uint32_t count;
+	const struct stfs_torch_storage *storages = stfs_torch_storages(import->torch, &count);
+	const struct stfs_import_item *largest = NULL;
+	uint64_t total = 0, limit = import->length * PROPORTION + ALLOWANCE;
+	char quoted[STFS_QUOTED_MAX];
+
+	for (size_t i = 0; i < import->count; i++) {
+		const struct stfs_torch_tensor *tensor = import->items[i].tensor;
+
+		if (stfs_add_overflows(total, cost_of(tensor, &storages[tensor->storage]), &total))
+			total = UINT64_MAX;
+		if (!largest || tensor->bytes > largest->tensor->bytes)
+			largest = &import->items[i];
+	}
+	if (total <= limit || import->options.outsized)
+		return 0;
+	return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: has %llu bytes, and its tensors come to %llu, \"%s\" "
+			    "alone to %llu: views of the same few bytes, or deflated ones; --outsized imports them",
+			    import->path, (unsigned long long)import->length, (unsigned long long)total,
+			    stfs_quote(largest->name, quoted), (unsigned long long)largest->tensor->bytes);
+}
+
+int stfs_import_choose(struct stfs_import *import, const struct stfs_import_options *options, struct stfs_err *err)
+{
+	int r;
+
+	import->options = *options;
+	r = sort_out(import);
+	if (r < 0)
+		return stfs_err_errno(err, r, "%s", import->path);
+	if (options->only && import->count == 0 && import->tie_count == 0)
+		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: no name of its tensors begins with \"%s\"",
+				    import->path, options->only);
+	r = check_refused(import, err);
+	return r < 0 ? r : check_proportion(import, err);
+}
+
+/* ---- Bytes ---- */
+
+/* Errors of readers name the checkpoint: the commit is that of another file. */
+static int say(const struct stfs_import_item *item, int r, const struct stfs_err *why, struct stfs_err *err)
+{
+	char quoted[STFS_QUOTED_MAX];
+
+	if (why->code == r)
+		return stfs_err_set(err, r, why->position, "%s: %s", item->import->path, why->message);
+	return stfs_err_errno(err, r, "%s: reading tensor \"%s\"", item->import->path, stfs_quote(item->name, quoted));
+}
+
+static int check(void *data, struct stfs_err *err)
+{
+	const struct stfs_import_item *item = data;
+	struct stfs_err why = STFS_ERR_INIT;
+	int r = stfs_import_verify_storage(item->import, item->tensor->storage, NULL, NULL, &why);
+
+	return r < 0 ? say(item, r, &why, err) : 0;
+}
+
+static int read_tensor(void *data, void *buffer, size_t len, uint64_t offset, struct stfs_err *err)
+{
+	const struct stfs_import_item *item = data;
+	const struct stfs_err why = STFS_ERR_INIT;
+	int r = stfs_torch_read(item->import->torch, item->tensor, buffer, len, offset);
+
+	return r < 0 ? say(item, r, &why, err) : 0;
+}
+
+struct stfs_source stfs_import_source(struct stfs_import *import, struct stfs_import_item *item)
+{
+	static const struct stfs_reader plain = {.check = check}, made = {.read = read_tensor, .check = check},
+					strided = {.read = read_tensor, .check = check, .piece = STRIDED_PIECE};
+	const struct stfs_torch_tensor *tensor = item->tensor;
+	uint32_t count;
+
+	if (!stfs_torch_is_plain(import->torch, tensor))
+		return (struct stfs_source){.fd = -1, .reader = tensor->contiguous ? &made : &strided, .data = item};
+	return (struct stfs_source){
+		.fd = import->fd,
+		.offset = stfs_torch_storages(import->torch, &count)[tensor->storage].offset + tensor->begin,
+		.reader = &plain,
+		.data = item,
+	};
+}
+
+/* ---- Staging ---- */
+
+static bool is_taken(struct stfs_edit *edit, struct stfs_str name)
+{
+	struct stfs_edit_tensor there;
+
+	return stfs_edit_find(edit, name, &there) == 0;
+}
+
+/* Names are unique in a checkpoint; those without their prefix need not be. */
+static int say_taken(const struct stfs_import *import, struct stfs_str name, struct stfs_err *err)
+{
+	char quoted[STFS_QUOTED_MAX];
+
+	return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: two of its tensors would be called \"%s\"",
+			    import->path, stfs_quote(name, quoted));
+}
+
+static int stage_item(struct stfs_import *import, struct stfs_import_item *item, struct stfs_edit *edit,
+		      struct stfs_err *err)
+{
+	const struct stfs_torch_tensor *tensor = item->tensor;
+	const struct stfs_source source = stfs_import_source(import, item);
+	const uint64_t *shape = stfs_torch_shape(import->torch, tensor);
+
+	if (is_taken(edit, item->name))
+		return say_taken(import, item->name, err);
+	if (item->stays)
+		return stfs_edit_stay(edit, item->name, (enum stfs_dtype)tensor->dtype, shape, tensor->rank,
+				      source.offset, err);
+	return stfs_edit_put(edit, item->name, (enum stfs_dtype)tensor->dtype, shape, tensor->rank, source, err);
+}
+
+int stfs_import_stage_in_place(struct stfs_import *import, struct stfs_edit *edit, struct stfs_err *err)
+{
+	uint32_t count;
+	const struct stfs_torch_storage *storages = stfs_torch_storages(import->torch, &count);
+	int r = stfs_import_find_place(import);
+	uint64_t end = 0;
+
+	/* Of every storage: those that are not imported are still what torch would load. */
+	for (uint32_t i = 0; i < count; i++)
+		end = stfs_max_u64(end, storages[i].offset + storages[i].stored);
+	stfs_edit_set_foreign_end(edit, end);
+	return r < 0 ? stfs_err_errno(err, r, "%s", import->path) : stfs_import_stage(import, edit, err);
+}
+
+int stfs_import_stage(struct stfs_import *import, struct stfs_edit *edit, struct stfs_err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < import->count; i++)
+		r = stage_item(import, &import->items[i], edit, err);
+	for (size_t i = 0; r == 0 && i < import->tie_count; i++)
+		if (is_taken(edit, import->ties[i].name))
+			r = say_taken(import, import->ties[i].name, err);
+	return r < 0 ? r : stfs_import_stage_metadata(import, edit, err);
+}
+
+/* ---- What was decided ---- */
+
+size_t stfs_import_count(const struct stfs_import *import)
+{
+	return import->count;
+}
+
+struct stfs_str stfs_import_name(const struct stfs_import *import, size_t index, uint64_t *bytes)
+{
+	*bytes = import->items[index].tensor->bytes;
+	return import->items[index].name;
+}
+
+size_t stfs_import_outside(const struct stfs_import *import)
+{
+	return import->outside;
+}
+
+const char *stfs_import_form(const struct stfs_import *import)
+{
+	return stfs_torch_form_name(stfs_torch_form(import->torch));
+}
+
+static const struct stfs_torch_remarks *remarks_of(const struct stfs_import *import, enum stfs_import_remark kind)
+{
+	switch (kind) {
+	case STFS_IMPORT_REFUSED: return stfs_torch_refused(import->torch);
+	case STFS_IMPORT_LEFT_OUT: return stfs_torch_left_out(import->torch);
+	case STFS_IMPORT_NOTE: return stfs_torch_notes(import->torch);
+	case STFS_IMPORT_TIED: break;
+	}
+	return NULL;
+}
+
+size_t stfs_import_remarks(const struct stfs_import *import, enum stfs_import_remark kind,
+			   void (*each)(void *data, struct stfs_str name, struct stfs_str text), void *data)
+{
+	const struct stfs_torch_remarks *remarks = remarks_of(import, kind);
+
+	for (size_t i = 0; remarks && i < remarks->count; i++)
+		if (kind != STFS_IMPORT_REFUSED || is_wanted(import, remarks->items[i].name))
+			each(data, remarks->items[i].name, remarks->items[i].text);
+	for (size_t i = 0; kind == STFS_IMPORT_REFUSED && i < import->unreadable_count; i++)
+		each(data, import->unreadable[i], stfs_str_from("not contiguous, in a deflated storage that is too "
+								"large to be kept inflated"));
+	for (size_t i = 0; kind == STFS_IMPORT_TIED && i < import->tie_count; i++)
+		each(data, import->ties[i].name, import->ties[i].kept);
+	for (size_t i = 0; kind == STFS_IMPORT_LEFT_OUT && i < import->skipped_count; i++)
+		each(data, import->skipped[i], stfs_str_from("another value has its name in the metadata"));
+	return remarks ? remarks->more : 0;
+}
