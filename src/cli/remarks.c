@@ -42,6 +42,17 @@ static size_t count_of(const struct stfs_torch_remarks *remarks)
 	return remarks->count + remarks->more;
 }
 
+/* A row, when there are any. */
+static void add_count(struct stfs_table *table, const char *label, uint32_t count, const char *one, const char *several)
+{
+	if (!count)
+		return;
+	stfs_table_put(table, label);
+	stfs_human_count(count, &table->text);
+	stfs_buf_puts(&table->text, count == 1 ? one : several);
+	stfs_table_cell(table);
+}
+
 void stfs_remarks_add_facts(const struct stfs_shard *shard, struct stfs_table *table)
 {
 	struct facts facts = find_facts(shard);
@@ -56,20 +67,10 @@ void stfs_remarks_add_facts(const struct stfs_shard *shard, struct stfs_table *t
 	stfs_buf_puts(out, ", ");
 	stfs_human_size(facts.storage_bytes, false, out);
 	stfs_table_cell(table);
-	if (facts.twins) {
-		stfs_table_put(table, "tied");
-		stfs_human_count(facts.twins, out);
-		stfs_buf_puts(out, facts.twins == 1 ? " tensor is another by a second name"
-						    : " tensors are others by a second name");
-		stfs_table_cell(table);
-	}
-	if (facts.assembled) {
-		stfs_table_put(table, "assembled");
-		stfs_human_count(facts.assembled, out);
-		stfs_buf_puts(out, facts.assembled == 1 ? " tensor is put together when it is read"
-							: " tensors are put together when they are read");
-		stfs_table_cell(table);
-	}
+	add_count(table, "tied", facts.twins, " tensor is another by a second name",
+		  " tensors are others by a second name");
+	add_count(table, "assembled", facts.assembled, " tensor is put together when it is read",
+		  " tensors are put together when they are read");
 }
 
 /* On one line, and not longer than a terminal is. */

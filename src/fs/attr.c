@@ -2,8 +2,8 @@
 #include <errno.h>
 
 #include "fs/draft.h"
-#include "fs/handle.h"
 #include "fs/fs.h"
+#include "fs/handle.h"
 
 bool stfs_fs_has_npy(const struct stfs_typing_view *typing)
 {

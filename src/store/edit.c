@@ -487,7 +487,6 @@ static int claim_old(struct stfs_edit *edit, struct stfs_err *err)
 				    "is changing it", edit->path) : 0;
 }
 
-/* The folder and name of a file that is to be made. */
 /* The path of a file that is not there yet, good from whatever folder we are in later. */
 static int name_new(struct stfs_edit *edit)
 {
@@ -507,6 +506,7 @@ static int name_new(struct stfs_edit *edit)
 	return 0;
 }
 
+/* The folder and name of a file that is to be made. */
 static int place_new(struct stfs_edit *edit, const char *path, struct stfs_err *err)
 {
 	struct stat st;

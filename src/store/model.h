@@ -34,7 +34,7 @@ enum {
 	STFS_OPEN_TOLERANT = 1 << 0,
 	/* Open whatever it is, to speak about it (check, map): the caller looks at findings. */
 	STFS_OPEN_JUDGE = 1 << 1,
-	/* Map the files, for stfs_model_address(). */
+	/* Map the files, for stfs_mapping_hold(). */
 	STFS_OPEN_MAP = 1 << 2,
 };
 

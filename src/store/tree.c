@@ -339,11 +339,6 @@ const struct stfs_model *stfs_tree_model(const struct stfs_tree *tree)
 	return tree->model;
 }
 
-const char *stfs_tree_path(const struct stfs_tree *tree)
-{
-	return tree->path;
-}
-
 uint32_t stfs_tree_nodes(const struct stfs_tree *tree)
 {
 	return tree->node_count;

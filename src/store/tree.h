@@ -58,8 +58,6 @@ void stfs_tree_release(struct stfs_tree *tree);
 enum stfs_tree_mode stfs_tree_mode(const struct stfs_tree *tree);
 /* As committed; NULL of one that is being created. */
 const struct stfs_model *stfs_tree_model(const struct stfs_tree *tree);
-/* What the model is called in messages. */
-const char *stfs_tree_path(const struct stfs_tree *tree);
 /* Numbers of nodes and names are below these; some are not in use. */
 uint32_t stfs_tree_nodes(const struct stfs_tree *tree);
 uint32_t stfs_tree_names(const struct stfs_tree *tree);
