@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 #include <stdio.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "cli/editors.h"
 #include "cli/importing.h"
@@ -31,7 +29,6 @@ static int open_file(struct stfs_editing *editing, void *data, char ***words, in
 	struct request *request = data;
 	struct stfs_err err = STFS_ERR_INIT;
 	const char *path = (*words)[0];
-	struct stat st;
 	uint64_t len;
 	int r, fd;
 
@@ -40,11 +37,9 @@ static int open_file(struct stfs_editing *editing, void *data, char ***words, in
 	request->name = *count == 2 ? (*words)[1] : NULL;
 	*words += *count;
 	*count = 0;
-	if (request->name && lstat(request->name, &st) == 0) {
-		stfs_cli_say("%s: exists", request->name);
-		return STFS_EXIT_FAILED;
-	}
 	r = stfs_edit_open_foreign(path, editing->flags, &editing->edit, &err);
+	if (r == 0 && request->name)
+		r = stfs_edit_check_move(editing->edit, request->name, &err);
 	if (r == 0) {
 		fd = stfs_edit_foreign_fd(editing->edit, &len);
 		r = stfs_import_open_fd(path, fd, len, &request->importing.import, &err);

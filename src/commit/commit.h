@@ -67,6 +67,8 @@ struct stfs_reader {
 	int (*read)(void *data, void *buffer, size_t len, uint64_t offset, struct stfs_err *err);
 	/* Before byte 0 is taken, and perhaps more than once; may be NULL. */
 	int (*check)(void *data, struct stfs_err *err);
+	/* After bytes of it were taken: whether they are still what they were; may be NULL. */
+	int (*after)(void *data, struct stfs_err *err);
 	size_t piece; /* bytes that are best read at once; 0: any number */
 };
 

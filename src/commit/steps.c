@@ -143,17 +143,28 @@ static int copy_read(const struct stfs_source *source, uint64_t from, int to, ui
 	return r;
 }
 
+/* Of a source that is looked at before and after. */
+static int copy_checked(const struct stfs_source *source, uint64_t from, int to, uint64_t to_at, uint64_t len,
+			struct stfs_commit *progress)
+{
+	const struct stfs_reader *reader = source->reader;
+	struct stfs_err *err = progress ? &progress->said : NULL;
+	int r = reader->check && from == 0 ? reader->check(source->data, err) : 0;
+
+	if (r == 0 && reader->read)
+		r = copy_read(source, from, to, to_at, len, progress);
+	else if (r == 0)
+		r = stfs_copy_bytes(source->fd, source->offset + from, to, to_at, len, progress);
+	return r == 0 && reader->after ? reader->after(source->data, err) : r;
+}
+
 int stfs_copy_source(const struct stfs_source *source, uint64_t from, int to, uint64_t to_at,
 		     uint64_t len, struct stfs_commit *progress)
 {
 	int r = 0;
 
-	if (source->reader && source->reader->check && from == 0)
-		r = source->reader->check(source->data, progress ? &progress->said : NULL);
-	if (r < 0)
-		return r;
-	if (source->reader && source->reader->read)
-		return copy_read(source, from, to, to_at, len, progress);
+	if (source->reader)
+		return copy_checked(source, from, to, to_at, len, progress);
 	if (!source->pieces)
 		return stfs_copy_bytes(source->fd, source->offset + from, to, to_at, len, progress);
 	for (size_t i = 0; r == 0 && len && i < source->piece_count; i++) {

@@ -23,12 +23,14 @@ int stfs_import_open_fd(const char *path, int fd, uint64_t len, struct stfs_impo
 	struct stfs_import *made = calloc(1, sizeof(*made));
 	struct stfs_err why = STFS_ERR_INIT;
 	int r = made ? 0 : -ENOMEM;
+	struct stat st;
 
 	if (r == 0) {
 		made->fd = fd;
 		made->owned_fd = -1;
 		made->length = len;
 		made->path = strdup(path);
+		made->mtime = fstat(fd, &st) == 0 ? st.st_mtim : (struct timespec){0};
 		r = made->path ? stfs_torch_open(fd, len, &made->torch, &why) : -ENOMEM;
 	}
 	if (r < 0) {
@@ -254,6 +256,24 @@ static int check(void *data, struct stfs_err *err)
 	return r < 0 ? say(item, r, &why, err) : 0;
 }
 
+/* Torch writes no file twice, but others may: half of one state and half of another is neither's (P2). */
+static int after(void *data, struct stfs_err *err)
+{
+	const struct stfs_import_item *item = data;
+	const struct stfs_import *import = item->import;
+	struct stat st;
+
+	if (import->in_place) /* the commit itself writes to it, and looks at it beforehand */
+		return 0;
+	if (fstat(import->fd, &st) < 0)
+		return stfs_err_errno(err, -errno, "%s", import->path);
+	if ((uint64_t)st.st_size == import->length && st.st_mtim.tv_sec == import->mtime.tv_sec &&
+	    st.st_mtim.tv_nsec == import->mtime.tv_nsec)
+		return 0;
+	return stfs_err_set(err, -EAGAIN, STFS_NO_POSITION, "%s: another program wrote to it while it was being read: "
+			    "try again", import->path);
+}
+
 static int read_tensor(void *data, void *buffer, size_t len, uint64_t offset, struct stfs_err *err)
 {
 	const struct stfs_import_item *item = data;
@@ -265,8 +285,10 @@ static int read_tensor(void *data, void *buffer, size_t len, uint64_t offset, st
 
 struct stfs_source stfs_import_source(struct stfs_import *import, struct stfs_import_item *item)
 {
-	static const struct stfs_reader plain = {.check = check}, made = {.read = read_tensor, .check = check},
-					strided = {.read = read_tensor, .check = check, .piece = STRIDED_PIECE};
+	static const struct stfs_reader plain = {.check = check, .after = after},
+					made = {.read = read_tensor, .check = check, .after = after},
+					strided = {.read = read_tensor, .check = check, .after = after,
+						   .piece = STRIDED_PIECE};
 	const struct stfs_torch_tensor *tensor = item->tensor;
 	uint32_t count;
 
@@ -320,6 +342,7 @@ int stfs_import_stage_in_place(struct stfs_import *import, struct stfs_edit *edi
 	int r = stfs_import_find_place(import);
 	uint64_t end = 0;
 
+	import->in_place = true;
 	/* Of every storage: those that are not imported are still what torch would load. */
 	for (uint32_t i = 0; i < count; i++)
 		end = stfs_max_u64(end, storages[i].offset + storages[i].stored);

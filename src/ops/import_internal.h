@@ -26,6 +26,8 @@ struct stfs_import {
 	int fd;     /* borrowed */
 	int owned_fd; /* owned: the same when it was opened here, else -1 */
 	uint64_t length;
+	struct timespec mtime; /* of the file, before it was read */
+	bool in_place; /* the file is that which is written */
 	struct stfs_torch *torch; /* owned */
 	struct stfs_import_options options;
 	struct stfs_import_item *items; /* owned */

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The metadata of an imported model: what says how its tensors were tied, its format, and leaves. */
+/*
+ * The metadata of an imported model: its format, what says how its tensors were tied, and leaves. Leaves of a
+ * dict "__metadata__" are metadata already, as `stfs export-pytorch --metadata` writes them: they keep their keys.
+ */
 #include <errno.h>
 #include <stdlib.h>
 
@@ -52,6 +55,41 @@ static size_t add_ties(const struct stfs_import *import, struct entry *entries, 
 	return count;
 }
 
+/* Takes the prefix off the name of a leaf that was metadata before. */
+static bool is_own(struct stfs_str name, struct stfs_str *key)
+{
+	static const char prefix[] = STFS_TORCH_METADATA ".";
+
+	if (!stfs_str_starts_with(name, prefix))
+		return false;
+	*key = stfs_str_slice(name.ptr + sizeof(prefix) - 1, name.len - (sizeof(prefix) - 1));
+	return true;
+}
+
+/* Leaves that were metadata before, or the others. */
+static size_t add_leaves(const struct stfs_import *import, struct entry *entries, size_t count, bool own)
+{
+	const struct stfs_torch_remarks *leaves = stfs_torch_leaves(import->torch);
+
+	for (size_t i = 0; !import->options.no_metadata && i < leaves->count; i++) {
+		struct stfs_str key = leaves->items[i].name;
+
+		if (is_own(leaves->items[i].name, &key) != own)
+			continue;
+		entries[count] = (struct entry){{key, leaves->items[i].text}, count};
+		count++;
+	}
+	return count;
+}
+
+static bool has_key(const struct entry *entries, size_t count, const char *key)
+{
+	for (size_t i = 0; i < count; i++)
+		if (stfs_str_is(entries[i].pair.key, key))
+			return true;
+	return false;
+}
+
 int stfs_import_stage_metadata(struct stfs_import *import, struct stfs_edit *edit, struct stfs_err *err)
 {
 	const struct stfs_torch_remarks *leaves = stfs_torch_leaves(import->torch);
@@ -62,10 +100,13 @@ int stfs_import_stage_metadata(struct stfs_import *import, struct stfs_edit *edi
 	import->skipped = calloc(room, sizeof(*import->skipped));
 	if (!entries || !pairs || !import->skipped)
 		return stfs_err_errno(err, -ENOMEM, "%s", import->path);
-	entries[0] = (struct entry){{stfs_str_from("format"), stfs_str_from("pt")}, 0};
-	count = add_ties(import, entries, 1);
-	for (size_t i = 0; !import->options.no_metadata && i < leaves->count; i++, count++)
-		entries[count] = (struct entry){{leaves->items[i].name, leaves->items[i].text}, count};
+	count = add_ties(import, entries, 0);
+	count = add_leaves(import, entries, count, true);
+	if (!has_key(entries, count, "format")) {
+		entries[count] = (struct entry){{stfs_str_from("format"), stfs_str_from("pt")}, count};
+		count++;
+	}
+	count = add_leaves(import, entries, count, false);
 	count = drop_equal(import, entries, count);
 	for (size_t i = 0; i < count; i++)
 		pairs[i] = entries[i].pair;

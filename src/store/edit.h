@@ -130,6 +130,8 @@ int stfs_edit_put(struct stfs_edit *edit, struct stfs_str name, enum stfs_dtype 
 int stfs_edit_stay(struct stfs_edit *edit, struct stfs_str name, enum stfs_dtype dtype,
 		   const uint64_t *dims, size_t rank, uint64_t offset, struct stfs_err *err);
 
+/* Whether stfs_edit_move() may give a foreign file that name: asked before it is changed. 0 or -errno. */
+int stfs_edit_check_move(const struct stfs_edit *edit, const char *path, struct stfs_err *err);
 /*
  * Gives the one file of a model that has been committed the name `path`, which is free, in one step that is
  * durable. 0; -EEXIST; -EXDEV; another -errno.

@@ -486,7 +486,7 @@ static int check_shards(const struct stfs_edit *edit, struct stfs_err *err)
 		if (r < 0)
 			return stfs_err_errno(err, r, "%s", edit->path);
 	}
-	return stfs_edit_check_foreign(edit);
+	return stfs_edit_check_foreign(edit, err);
 }
 
 static int run(struct stfs_edit *edit, struct stfs_commit_parts *all, const struct stfs_progress *progress,

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* A file in another format that becomes a model where it is. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/cleanup.h"
 #include "base/io.h"
+#include "commit/beside.h"
 #include "store/edit_internal.h"
 
 static int open_file(struct stfs_edit *edit, struct stfs_err *err)
@@ -22,6 +25,7 @@ static int open_file(struct stfs_edit *edit, struct stfs_err *err)
 	if (r < 0)
 		return r;
 	edit->foreign_length = edit->foreign_end = (uint64_t)st.st_size;
+	edit->foreign_mtime = st.st_mtim;
 	/* With the lock held nobody begins one. */
 	if (stfs_commit_interrupted(edit->folder_fd, edit->name) != 0)
 		return stfs_err_set(err, -EBUSY, STFS_NO_POSITION, "%s: a change to it was interrupted: `stfs "
@@ -45,6 +49,9 @@ static int open_foreign(struct stfs_edit *edit, const char *path, struct stfs_er
 {
 	int r = stfs_edit_resolve(edit, path, err);
 
+	if (r == 0 && stfs_str_ends_with(stfs_str_from(edit->name), ".index.json"))
+		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: is the index of files that hold a model "
+				    "together: none of them can become it", path);
 	if (r == 0)
 		r = open_file(edit, err);
 	if (r == 0)
@@ -78,20 +85,33 @@ void stfs_edit_set_foreign_end(struct stfs_edit *edit, uint64_t end)
 	edit->foreign_end = end;
 }
 
-int stfs_edit_check_foreign(const struct stfs_edit *edit)
+/* 1, 0 or -errno. */
+static int is_same(const struct stfs_edit *edit)
 {
 	uint64_t word, hash;
 	struct stat st;
 	int r;
 
-	if (edit->foreign_fd < 0)
-		return 0;
 	if (fstat(edit->foreign_fd, &st) < 0)
 		return -errno;
-	if ((uint64_t)st.st_size != edit->foreign_length)
-		return -ESTALE;
+	/* The hash is of both ends alone; what says where the tensors are may stand between them. */
+	if ((uint64_t)st.st_size != edit->foreign_length || st.st_mtim.tv_sec != edit->foreign_mtime.tv_sec ||
+	    st.st_mtim.tv_nsec != edit->foreign_mtime.tv_nsec)
+		return 0;
 	r = stfs_commit_foreign_hash(edit->foreign_fd, edit->foreign_length, &word, &hash);
-	return r == 0 && hash == edit->foreign_hash ? 0 : r < 0 && r != -EOPNOTSUPP ? r : -ESTALE;
+	if (r < 0)
+		return r == -EOPNOTSUPP ? 0 : r;
+	return hash == edit->foreign_hash;
+}
+
+int stfs_edit_check_foreign(const struct stfs_edit *edit, struct stfs_err *err)
+{
+	int r = edit->foreign_fd < 0 ? 1 : is_same(edit);
+
+	if (r < 0)
+		return stfs_err_errno(err, r, "%s", edit->path);
+	return r ? 0 : stfs_err_set(err, -ESTALE, STFS_NO_POSITION, "%s: another program has changed it since it was "
+				    "opened; nothing was changed", edit->path);
 }
 
 int stfs_edit_stay(struct stfs_edit *edit, struct stfs_str name, enum stfs_dtype dtype,
@@ -105,6 +125,42 @@ int stfs_edit_stay(struct stfs_edit *edit, struct stfs_str name, enum stfs_dtype
 	return r;
 }
 
+/* ---- Another name ---- */
+
+static int check_place(const struct stfs_edit *edit, int folder, const char *name, const char *path,
+		       struct stfs_err *err)
+{
+	struct stat st, own;
+
+	if (!*name || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: is no name for a file", path);
+	if (fstatat(folder, name, &st, AT_SYMLINK_NOFOLLOW) == 0)
+		return stfs_err_set(err, -EEXIST, STFS_NO_POSITION, "%s: exists", path);
+	if (errno != ENOENT || faccessat(folder, ".", W_OK, AT_EACCESS) < 0)
+		return stfs_err_errno(err, -errno, "%s", path);
+	if (fstat(folder, &st) < 0 || fstat(edit->foreign_fd, &own) < 0)
+		return stfs_err_errno(err, -errno, "%s", path);
+	if (st.st_dev != own.st_dev)
+		return stfs_err_set(err, -EXDEV, STFS_NO_POSITION, "%s: is on another file system than %s: it cannot "
+				    "become its name", path, edit->path);
+	return 0;
+}
+
+int stfs_edit_check_move(const struct stfs_edit *edit, const char *path, struct stfs_err *err)
+{
+	STFS_AUTO_FREE char *name = NULL;
+	STFS_AUTO_FD int folder = -1;
+	struct stat st;
+	int r = stfs_resolve_place(path, &folder, &name, err);
+
+	if (r < 0)
+		return r;
+	if (lstat(edit->path, &st) == 0 && S_ISLNK(st.st_mode))
+		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: is a link to %s, and would lead nowhere when "
+				    "that is renamed: name the file itself", edit->path, edit->real);
+	return check_place(edit, folder, name, path, err);
+}
+
 int stfs_edit_move(struct stfs_edit *edit, const char *path, struct stfs_err *err)
 {
 	STFS_AUTO_FREE char *name = NULL;
@@ -113,8 +169,9 @@ int stfs_edit_move(struct stfs_edit *edit, const char *path, struct stfs_err *er
 
 	if (r < 0)
 		return r;
-	if (stfs_io->renameat2(edit->folder_fd, edit->name, folder, name, 1 /* RENAME_NOREPLACE */) < 0)
-		return stfs_err_errno(err, -errno, "%s: could not be renamed to %s", edit->path, path);
+	r = stfs_beside_place(edit->folder_fd, edit->name, folder, name, edit->model->shards[0].fd);
+	if (r < 0)
+		return stfs_err_errno(err, r, "%s: is a model now, but could not be renamed to %s", edit->path, path);
 	r = stfs_io_sync_folder(folder);
 	if (r == 0)
 		r = stfs_io_sync_folder(edit->folder_fd);

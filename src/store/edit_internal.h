@@ -53,6 +53,7 @@ struct stfs_edit {
 	int foreign_fd; /* owned: the file in another format that becomes the model, locked; else -1 */
 	uint64_t foreign_length, foreign_hash; /* of it: stfs_commit_foreign_hash() */
 	uint64_t foreign_end; /* of the last tensor in it */
+	struct timespec foreign_mtime; /* when it was opened */
 	struct stfs_slot *slots; /* owned */
 	size_t count, cap;
 	uint64_t next_order;
@@ -182,8 +183,8 @@ struct stfs_pair *stfs_edit_find_pair(struct stfs_edit_shard *shard, struct stfs
 
 /* ---- edit_foreign.c ---- */
 
-/* E4: -ESTALE when the foreign file, if there is one, is not what it was. */
-int stfs_edit_check_foreign(const struct stfs_edit *edit);
+/* E4: -ESTALE, with a word, when the foreign file, if there is one, is not what it was. */
+int stfs_edit_check_foreign(const struct stfs_edit *edit, struct stfs_err *err);
 
 /* ---- spool.c ---- */
 

@@ -3,8 +3,10 @@
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -216,6 +218,101 @@ def test_what_is_there_is_kept(stfs, tmp_path):
     stfs("import-pytorch", "--overwrite", path, out)
     os.link(path, tmp_path / "other.pt")
     assert "--force" in refused(stfs, "import-pytorch-inplace", path)
+
+
+def test_metadata_come_back(stfs, make_model, tmp_path):
+    """From a model to a checkpoint and back, twice; leaves of a checkpoint, too."""
+    metadata = {"format": "np", "": "", "a.b": "1", "a\n'b": "\u00e9" * 3, "long": "x" * 70000, "__metadata__.x": "y"}
+    model = make_model("m.safetensors", {"w": ("F32", [2], None)}, metadata)
+    path, out = tmp_path / "c.pt", tmp_path / "out.safetensors"
+    for _ in range(2):
+        stfs("export-pytorch", "-q", "--overwrite", "--metadata", model, path)
+        stfs("import-pytorch", "-q", "--overwrite", path, out)
+        assert state(out)[1] == metadata
+        model = out
+    stfs("import-pytorch-inplace", "-q", path)
+    assert state(path) == state(out)
+
+    weight = torch.ones(3)
+    save({"w": weight, "tied": weight, "epoch": 3, "args": {"lr": 0.1}}, path)
+    stfs("import-pytorch", "-q", "--overwrite", path, out)
+    first = state(out)
+    assert first[1] == {"format": "pt", "tied": "w", "epoch": "3", "args.lr": "0.1"}
+    stfs("export-pytorch", "-q", "--overwrite", "--metadata", out, path)
+    stfs("import-pytorch", "-q", "--overwrite", path, out)
+    assert state(out) == first
+    stfs("import-pytorch", "-q", "--overwrite", "--no-metadata", path, out)
+    assert state(out)[1] == {"format": "pt"}
+
+
+def test_metadata_of_the_same_key(stfs, tmp_path):
+    weight = torch.ones(3)
+    path = save({"w": weight, "tied": weight, "epoch": 3, "__metadata__": {"epoch": "4", "tied": "x", "n": 1}},
+                tmp_path / "c.pt")
+    done = stfs("import-pytorch", path, tmp_path / "m.safetensors")
+    assert state(tmp_path / "m.safetensors")[1] == {"format": "pt", "tied": "w", "epoch": "4", "n": "1"}
+    for key in ("epoch", "tied"):
+        assert f'left out "{key}": another value has its name in the metadata' in done.stdout
+
+
+def test_names_that_cannot_be_had(stfs, tmp_path):
+    """They are refused before the file is changed."""
+    (tmp_path / "here").mkdir()
+    path = save({"w": torch.ones(3)}, tmp_path / "here" / "c.pt")
+    link = tmp_path / "link.pt"
+    link.symlink_to(path)
+    with filesystems.mounted("tmpfs", tmp_path, 4 * MIB) as other, Unchanged(tmp_path / "here"):
+        for name, why in ((tmp_path / "no" / "m", "No such file"), (path, "exists"), (other / "m", "another file system"),
+                          (f"{tmp_path}/here/", "Is a directory|is no name"), (tmp_path / ("n" * 300), "name too long")):
+            done = stfs("import-pytorch-inplace", path, name, check=False)
+            assert done.returncode == 1 and re.search(why, done.stderr), (name, done)
+        assert f"is a link to {path}" in refused(stfs, "import-pytorch-inplace", link, tmp_path / "m.safetensors")
+    assert not (tmp_path / "m.safetensors").exists()
+    stfs("import-pytorch-inplace", link)
+    assert link.is_symlink() and state(path)[0] == {"w": entry(torch.ones(3))}
+
+
+def test_what_others_share_is_guarded(stfs, tmp_path):
+    blobs = tmp_path / "models--org--name" / "blobs"
+    snapshot = tmp_path / "models--org--name" / "snapshots" / "1"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    save({"w": torch.ones(3)}, blobs / "0123abcd")
+    (snapshot / "pytorch_model.bin").symlink_to("../../blobs/0123abcd")
+    plain = save({"w": torch.ones(3)}, tmp_path / "plain.pt")
+    plain.chmod(0o444)
+    for path, why in ((snapshot / "pytorch_model.bin", "is in a cache"), (snapshot, "is in a cache"),
+                      (plain, "read-only for its owner")):
+        with Unchanged(tmp_path):
+            message = refused(stfs, "import-pytorch-inplace", path)
+            assert why in message and "--force" in message
+    stfs("import-pytorch-inplace", "--force", snapshot / "pytorch_model.bin")
+    stfs("import-pytorch-inplace", "--force", plain)
+    assert state(plain)[0] == state(snapshot / "pytorch_model.bin")[0] == {"w": entry(torch.ones(3))}
+
+
+def test_who_has_it_open_keeps_the_old_bytes(stfs, tmp_path):
+    value = {"w": torch.randn(700), "t": torch.randn(50, 20).t()}
+    path = save(value, tmp_path / "c.pt")
+    old = path.read_bytes()
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        stfs("import-pytorch-inplace", path)
+        assert mapped[:] == old and file.read() == old
+    assert state(path)[0] == flat(value)
+
+
+@pytest.mark.parametrize("verb", ["import-pytorch", "import-pytorch-inplace"])
+def test_another_program_writes_meanwhile(stfs, stfs_path, program_env, tmp_path, verb):
+    path, out = save({"w": torch.zeros(16 * MIB)}, tmp_path / "c.pt"), tmp_path / "m.safetensors"
+    old = hashlib.sha256(path.read_bytes()).digest()
+    child = subprocess.Popen([stfs_path, verb, path, out], env=program_env, stderr=subprocess.PIPE, text=True)
+    while child.poll() is None:
+        os.utime(path)
+    with child:
+        message = child.stderr.read()
+    assert child.returncode == 1, message
+    assert ("wrote to it while it was being read" if verb == "import-pytorch" else "has changed it since") in message
+    assert hashlib.sha256(path.read_bytes()).digest() == old and not out.exists()
 
 
 def test_memory_stays_flat(stfs_path, program_env, tmp_path):
