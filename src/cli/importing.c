@@ -100,10 +100,14 @@ int stfs_importing_after(struct stfs_editing *editing, void *data)
 
 /* ---- Staging ---- */
 
+static void did(void *editing, struct stfs_str name, uint64_t bytes)
+{
+	stfs_editing_did(editing, STFS_CHANGE_ADD, name, name, bytes);
+}
+
 int stfs_importing_stage(struct stfs_editing *editing, struct stfs_importing *importing)
 {
 	struct stfs_err err = STFS_ERR_INIT;
-	uint64_t bytes;
 	int r = stfs_import_choose(importing->import, &importing->options, &err);
 
 	if (r == 0)
@@ -113,11 +117,7 @@ int stfs_importing_stage(struct stfs_editing *editing, struct stfs_importing *im
 		stfs_cli_say("%s", err.message);
 		return STFS_EXIT_FAILED;
 	}
-	for (size_t i = 0; i < stfs_import_count(importing->import); i++) {
-		struct stfs_str name = stfs_import_name(importing->import, i, &bytes);
-
-		stfs_editing_did(editing, STFS_CHANGE_ADD, name, name, bytes);
-	}
+	stfs_import_each(importing->import, did, editing);
 	if (editing->json)
 		editing->extra = make_json(importing->import);
 	return STFS_EXIT_OK;

@@ -2,7 +2,6 @@
 #include "ops/import.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 
@@ -15,86 +14,6 @@
 #define ALLOWANCE (16ull << 20)
 /* A piece of a transposed matrix costs what its rows span: the more of it at once, the better. */
 #define STRIDED_PIECE (64u << 20)
-
-/* ---- Opening and closing ---- */
-
-int stfs_import_open_fd(const char *path, int fd, uint64_t len, struct stfs_import **import, struct stfs_err *err)
-{
-	struct stfs_import *made = calloc(1, sizeof(*made));
-	struct stfs_err why = STFS_ERR_INIT;
-	int r = made ? 0 : -ENOMEM;
-	struct stat st;
-
-	if (r == 0) {
-		made->fd = fd;
-		made->owned_fd = -1;
-		made->length = len;
-		made->path = strdup(path);
-		made->mtime = fstat(fd, &st) == 0 ? st.st_mtim : (struct timespec){0};
-		r = made->path ? stfs_torch_open(fd, len, &made->torch, &why) : -ENOMEM;
-	}
-	if (r < 0) {
-		stfs_import_close(made);
-		if (r == -ENOMEM || !why.code)
-			return stfs_err_errno(err, r, "%s", path);
-		return stfs_err_set(err, r, why.position, "%s: %s", path, why.message);
-	}
-	*import = made;
-	return 0;
-}
-
-int stfs_import_open(const char *path, struct stfs_import **import, struct stfs_err *err)
-{
-	STFS_AUTO_FREE char *real = realpath(path, NULL), *name = NULL;
-	STFS_AUTO_FD int folder = -1, fd = -1;
-	bool irregular = false;
-	struct stat st;
-	int r;
-
-	if (!real)
-		return stfs_err_errno(err, -errno, "%s", path);
-	r = stfs_resolve_place(real, &folder, &name, err);
-	if (r < 0)
-		return r;
-	r = stfs_resolve_open(folder, name, STFS_OPEN_LOCK, &fd, &st, &irregular);
-	if (irregular)
-		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: is no regular file", path);
-	if (r == -EBUSY)
-		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: another command is changing it", path);
-	if (r < 0)
-		return stfs_err_errno(err, r, "%s", path);
-	/* With the lock held nobody begins one. */
-	if (stfs_commit_interrupted(folder, name) != 0)
-		return stfs_err_set(err, -EBUSY, STFS_NO_POSITION, "%s: a change to it was interrupted: `stfs "
-				    "recover` finishes it, or takes it back", path);
-	r = stfs_import_open_fd(path, fd, (uint64_t)st.st_size, import, err);
-	if (r == 0)
-		(*import)->owned_fd = stfs_steal_fd(&fd);
-	return r;
-}
-
-void stfs_import_close(struct stfs_import *import)
-{
-	if (!import)
-		return;
-	stfs_import_end_verifier(import);
-	stfs_torch_close(import->torch);
-	free(import->path);
-	free(import->items);
-	free(import->ties);
-	free(import->skipped);
-	free(import->unreadable);
-	if (import->owned_fd >= 0)
-		close(import->owned_fd);
-	free(import);
-}
-
-bool stfs_import_is_file(const struct stfs_import *import, const struct stat *st)
-{
-	struct stat own;
-
-	return fstat(import->fd, &own) == 0 && own.st_ino == st->st_ino && own.st_dev == st->st_dev;
-}
 
 /* ---- Which tensors ---- */
 
@@ -186,7 +105,7 @@ static int check_refused(const struct stfs_import *import, struct stfs_err *err)
 	if (first.count + more == 0 || import->options.skip_refused)
 		return 0;
 	return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: %zu of its tensors cannot be imported; the first "
-			    "is \"%s\": %.*s; --skip-refused leaves them out", import->path, first.count + more,
+			    "is \"%s\": %.*s; --skip-refused leaves them out", stfs_import_path(import), first.count + more,
 			    stfs_quote(first.name, quoted), (int)first.text.len, first.text.ptr);
 }
 
@@ -196,41 +115,55 @@ static uint64_t cost_of(const struct stfs_torch_tensor *tensor, const struct stf
 	return storage->deflated ? stfs_max_u64(tensor->bytes, storage->size) : tensor->bytes;
 }
 
-static int check_proportion(const struct stfs_import *import, struct stfs_err *err)
+/* Adds what a file's tensors cost. */
+static void add_costs(const struct stfs_import *part, uint64_t *total, const struct stfs_import_item **largest)
 {
 	uint32_t count;
-	const struct stfs_torch_storage *storages = stfs_torch_storages(import->torch, &count);
+	const struct stfs_torch_storage *storages = stfs_torch_storages(part->torch, &count);
+
+	for (size_t i = 0; i < part->count; i++) {
+		const struct stfs_torch_tensor *tensor = part->items[i].tensor;
+
+		if (stfs_add_overflows(*total, cost_of(tensor, &storages[tensor->storage]), total))
+			*total = UINT64_MAX;
+		if (!*largest || tensor->bytes > (*largest)->tensor->bytes)
+			*largest = &part->items[i];
+	}
+}
+
+static int check_proportion(const struct stfs_import *import, struct stfs_err *err)
+{
 	const struct stfs_import_item *largest = NULL;
-	uint64_t total = 0, limit = import->length * PROPORTION + ALLOWANCE;
+	uint64_t total = 0, length = 0;
 	char quoted[STFS_QUOTED_MAX];
 
-	for (size_t i = 0; i < import->count; i++) {
-		const struct stfs_torch_tensor *tensor = import->items[i].tensor;
-
-		if (stfs_add_overflows(total, cost_of(tensor, &storages[tensor->storage]), &total))
-			total = UINT64_MAX;
-		if (!largest || tensor->bytes > largest->tensor->bytes)
-			largest = &import->items[i];
+	for (const struct stfs_import *part = import; part; part = part->next) {
+		add_costs(part, &total, &largest);
+		length += part->length;
 	}
-	if (total <= limit || import->options.outsized)
+	if (total <= length * PROPORTION + ALLOWANCE || import->options.outsized)
 		return 0;
 	return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: has %llu bytes, and its tensors come to %llu, \"%s\" "
 			    "alone to %llu: views of the same few bytes, or deflated ones; --outsized imports them",
-			    import->path, (unsigned long long)import->length, (unsigned long long)total,
+			    stfs_import_path(import), (unsigned long long)length, (unsigned long long)total,
 			    stfs_quote(largest->name, quoted), (unsigned long long)largest->tensor->bytes);
 }
 
 int stfs_import_choose(struct stfs_import *import, const struct stfs_import_options *options, struct stfs_err *err)
 {
-	int r;
+	size_t chosen = 0;
+	int r = 0;
 
-	import->options = *options;
-	r = sort_out(import);
+	for (struct stfs_import *part = import; r == 0 && part; part = part->next) {
+		part->options = *options;
+		r = sort_out(part);
+		chosen += part->count + part->tie_count;
+	}
 	if (r < 0)
-		return stfs_err_errno(err, r, "%s", import->path);
-	if (options->only && import->count == 0 && import->tie_count == 0)
+		return stfs_err_errno(err, r, "%s", stfs_import_path(import));
+	if (options->only && chosen == 0)
 		return stfs_err_set(err, -EINVAL, STFS_NO_POSITION, "%s: no name of its tensors begins with \"%s\"",
-				    import->path, options->only);
+				    stfs_import_path(import), options->only);
 	r = check_refused(import, err);
 	return r < 0 ? r : check_proportion(import, err);
 }
@@ -350,34 +283,44 @@ int stfs_import_stage_in_place(struct stfs_import *import, struct stfs_edit *edi
 	return r < 0 ? stfs_err_errno(err, r, "%s", import->path) : stfs_import_stage(import, edit, err);
 }
 
+static int stage_part(struct stfs_import *part, struct stfs_edit *edit, struct stfs_err *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < part->count; i++)
+		r = stage_item(part, &part->items[i], edit, err);
+	for (size_t i = 0; r == 0 && i < part->tie_count; i++)
+		if (is_taken(edit, part->ties[i].name))
+			r = say_taken(part, part->ties[i].name, err);
+	return r;
+}
+
 int stfs_import_stage(struct stfs_import *import, struct stfs_edit *edit, struct stfs_err *err)
 {
 	int r = 0;
 
-	for (size_t i = 0; r == 0 && i < import->count; i++)
-		r = stage_item(import, &import->items[i], edit, err);
-	for (size_t i = 0; r == 0 && i < import->tie_count; i++)
-		if (is_taken(edit, import->ties[i].name))
-			r = say_taken(import, import->ties[i].name, err);
+	for (struct stfs_import *part = import; r == 0 && part; part = part->next)
+		r = stage_part(part, edit, err);
 	return r < 0 ? r : stfs_import_stage_metadata(import, edit, err);
 }
 
 /* ---- What was decided ---- */
 
-size_t stfs_import_count(const struct stfs_import *import)
+void stfs_import_each(const struct stfs_import *import, void (*each)(void *data, struct stfs_str name, uint64_t bytes),
+		      void *data)
 {
-	return import->count;
-}
-
-struct stfs_str stfs_import_name(const struct stfs_import *import, size_t index, uint64_t *bytes)
-{
-	*bytes = import->items[index].tensor->bytes;
-	return import->items[index].name;
+	for (; import; import = import->next)
+		for (size_t i = 0; i < import->count; i++)
+			each(data, import->items[i].name, import->items[i].tensor->bytes);
 }
 
 size_t stfs_import_outside(const struct stfs_import *import)
 {
-	return import->outside;
+	size_t outside = 0;
+
+	for (; import; import = import->next)
+		outside += import->outside;
+	return outside;
 }
 
 const char *stfs_import_form(const struct stfs_import *import)
@@ -396,7 +339,7 @@ static const struct stfs_torch_remarks *remarks_of(const struct stfs_import *imp
 	return NULL;
 }
 
-size_t stfs_import_remarks(const struct stfs_import *import, enum stfs_import_remark kind,
+static size_t tell_remarks(const struct stfs_import *import, enum stfs_import_remark kind,
 			   void (*each)(void *data, struct stfs_str name, struct stfs_str text), void *data)
 {
 	const struct stfs_torch_remarks *remarks = remarks_of(import, kind);
@@ -412,4 +355,14 @@ size_t stfs_import_remarks(const struct stfs_import *import, enum stfs_import_re
 	for (size_t i = 0; kind == STFS_IMPORT_LEFT_OUT && i < import->skipped_count; i++)
 		each(data, import->skipped[i], stfs_str_from("another value has its name in the metadata"));
 	return remarks ? remarks->more : 0;
+}
+
+size_t stfs_import_remarks(const struct stfs_import *import, enum stfs_import_remark kind,
+			   void (*each)(void *data, struct stfs_str name, struct stfs_str text), void *data)
+{
+	size_t more = 0;
+
+	for (; import; import = import->next)
+		more += tell_remarks(import, kind, each, data);
+	return more;
 }

@@ -32,7 +32,8 @@ struct stfs_import_options {
 struct stfs_import;
 
 /*
- * Opens the checkpoint at `path`, with a shared lock, for reading. 0; -EBADMSG when it is damaged or
+ * Opens the checkpoint at `path`, a file, the index of several, or a folder with either (store/resolve.h), with
+ * shared locks, for reading. 0; -EBADMSG when it is damaged or
  * refused; -EBUSY when another of our programs is changing it, or was; another -errno.
  */
 int stfs_import_open(const char *path, struct stfs_import **import, struct stfs_err *err);
@@ -42,7 +43,7 @@ int stfs_import_open_fd(const char *path, int fd, uint64_t len, struct stfs_impo
 /* What was staged from it must not be committed afterwards. */
 void stfs_import_close(struct stfs_import *import);
 
-/* Whether this is the checkpoint's own file. */
+/* Whether this is a file of the checkpoint. */
 bool stfs_import_is_file(const struct stfs_import *import, const struct stat *st);
 
 /*
@@ -65,12 +66,12 @@ int stfs_import_verify(struct stfs_import *import, const struct stfs_progress *p
 
 /* ---- What was decided ---- */
 
-/* Tensors that are written. */
-size_t stfs_import_count(const struct stfs_import *import);
-struct stfs_str stfs_import_name(const struct stfs_import *import, size_t index, uint64_t *bytes);
+/* Calls `each` for all tensors that are written. */
+void stfs_import_each(const struct stfs_import *import, void (*each)(void *data, struct stfs_str name, uint64_t bytes),
+		      void *data);
 /* Tensors that were not asked for. */
 size_t stfs_import_outside(const struct stfs_import *import);
-/* "zip", "legacy" or "tar". */
+/* "zip", "legacy" or "tar": of several files that of the first. */
 const char *stfs_import_form(const struct stfs_import *import);
 
 enum stfs_import_remark {

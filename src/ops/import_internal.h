@@ -21,6 +21,7 @@ struct stfs_import_tie {
 	struct stfs_str name, kept;
 };
 
+/* A file of a checkpoint, and those behind it. */
 struct stfs_import {
 	char *path; /* owned: what to call the checkpoint */
 	int fd;     /* borrowed */
@@ -28,7 +29,10 @@ struct stfs_import {
 	uint64_t length;
 	struct timespec mtime; /* of the file, before it was read */
 	bool in_place; /* the file is that which is written */
-	struct stfs_torch *torch; /* owned */
+	struct stfs_torch *torch; /* owned, unless lent by the model */
+	bool lent;
+	struct stfs_import *next; /* owned: the next file of several; options are the same in all */
+	struct stfs_model *model; /* owned by the first of several: index, files, locks; else NULL */
 	struct stfs_import_options options;
 	struct stfs_import_item *items; /* owned */
 	size_t count;
@@ -37,10 +41,15 @@ struct stfs_import {
 	size_t outside;
 	struct stfs_str *unreadable; /* owned array: names of tensors that could be read by inflating for ever */
 	size_t unreadable_count;
-	struct stfs_str *skipped; /* owned array: leaves without a place in the metadata */
+	struct stfs_str *skipped; /* owned array: leaves without a place in the metadata, the first's of all files */
 	size_t skipped_count;
 	struct stfs_import_verifier *verifier; /* owned; NULL until it is needed */
 };
+
+/* ---- import_open.c ---- */
+
+/* What to call all of it. */
+const char *stfs_import_path(const struct stfs_import *import);
 
 /* ---- import_verify.c ---- */
 

@@ -50,8 +50,9 @@ static size_t drop_equal(struct stfs_import *import, struct entry *entries, size
 /* As safetensors.torch.save_model() writes them: the name that was dropped, and the one that stayed. */
 static size_t add_ties(const struct stfs_import *import, struct entry *entries, size_t count)
 {
-	for (size_t i = 0; i < import->tie_count; i++, count++)
-		entries[count] = (struct entry){{import->ties[i].name, import->ties[i].kept}, count};
+	for (; import; import = import->next)
+		for (size_t i = 0; i < import->tie_count; i++, count++)
+			entries[count] = (struct entry){{import->ties[i].name, import->ties[i].kept}, count};
 	return count;
 }
 
@@ -66,12 +67,12 @@ static bool is_own(struct stfs_str name, struct stfs_str *key)
 	return true;
 }
 
-/* Leaves that were metadata before, or the others. */
-static size_t add_leaves(const struct stfs_import *import, struct entry *entries, size_t count, bool own)
+/* Leaves of one file that were metadata before, or the others. */
+static size_t add_leaves_of(const struct stfs_import *part, struct entry *entries, size_t count, bool own)
 {
-	const struct stfs_torch_remarks *leaves = stfs_torch_leaves(import->torch);
+	const struct stfs_torch_remarks *leaves = stfs_torch_leaves(part->torch);
 
-	for (size_t i = 0; !import->options.no_metadata && i < leaves->count; i++) {
+	for (size_t i = 0; i < leaves->count; i++) {
 		struct stfs_str key = leaves->items[i].name;
 
 		if (is_own(leaves->items[i].name, &key) != own)
@@ -79,6 +80,22 @@ static size_t add_leaves(const struct stfs_import *import, struct entry *entries
 		entries[count] = (struct entry){{key, leaves->items[i].text}, count};
 		count++;
 	}
+	return count;
+}
+
+static size_t add_leaves(const struct stfs_import *import, struct entry *entries, size_t count, bool own)
+{
+	for (; import && !import->options.no_metadata; import = import->next)
+		count = add_leaves_of(import, entries, count, own);
+	return count;
+}
+
+static size_t count_entries(const struct stfs_import *import)
+{
+	size_t count = 1; /* the format */
+
+	for (; import; import = import->next)
+		count += import->tie_count + stfs_torch_leaves(import->torch)->count;
 	return count;
 }
 
@@ -92,14 +109,13 @@ static bool has_key(const struct entry *entries, size_t count, const char *key)
 
 int stfs_import_stage_metadata(struct stfs_import *import, struct stfs_edit *edit, struct stfs_err *err)
 {
-	const struct stfs_torch_remarks *leaves = stfs_torch_leaves(import->torch);
-	size_t room = 1 + import->tie_count + leaves->count, count;
+	size_t room = count_entries(import), count;
 	STFS_AUTO_FREE struct entry *entries = calloc(room, sizeof(*entries));
 	STFS_AUTO_FREE struct stfs_header_pair *pairs = calloc(room, sizeof(*pairs));
 
 	import->skipped = calloc(room, sizeof(*import->skipped));
 	if (!entries || !pairs || !import->skipped)
-		return stfs_err_errno(err, -ENOMEM, "%s", import->path);
+		return stfs_err_errno(err, -ENOMEM, "%s", stfs_import_path(import));
 	count = add_ties(import, entries, 0);
 	count = add_leaves(import, entries, count, true);
 	if (!has_key(entries, count, "format")) {

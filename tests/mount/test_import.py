@@ -325,6 +325,66 @@ def test_memory_stays_flat(stfs_path, program_env, tmp_path):
                        resource.setrlimit(resource.RLIMIT_DATA, (16 * MIB, 16 * MIB)))
 
 
+# ---- Checkpoints in parts ----
+
+
+def save_parts(folder, parts):
+    """A checkpoint in parts as the hub has them; the index."""
+    folder.mkdir()
+    names = [f"pytorch_model-{i:05}-of-{len(parts):05}.bin" for i in range(1, len(parts) + 1)]
+    for name, value in zip(names, parts):
+        save(value, folder / name)
+    index = folder / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": {
+        tensor: name for name, value in zip(names, parts) for tensor in flat(value)}}))
+    return index
+
+
+def test_parts_become_one_model(stfs, tmp_path):
+    torch.manual_seed(9)
+    shared = torch.randn(4)
+    parts = [{"a.w": torch.randn(3, 5), "a.v": torch.randn(6, 4).t(), "step": 1}, {"b.w": shared, "tied": shared},
+             {"c.w": torch.arange(5), "step": 2, "__metadata__": {"k": "v"}}]
+    index, out = save_parts(tmp_path / "m", parts), tmp_path / "m.safetensors"
+    wanted = {name: tensor for part in parts for name, tensor in flat(part).items()}
+    for given in (index, index.parent):
+        done = stfs("import-pytorch", "--overwrite", given, out)
+        tensors, metadata = state(out)
+        assert tensors == {name: tensor for name, tensor in wanted.items() if name != "tied"}
+        assert metadata == {"format": "pt", "tied": "b.w", "step": "1", "k": "v"}
+        assert "added 4 tensors" in done.stdout and 'left out "step": another value' in done.stdout
+    stfs("import-pytorch", "-q", "--overwrite", "--duplicate", index, out)
+    assert state(out)[0] == wanted
+    done = stfs("import-pytorch", "--overwrite", "--only", "c.", "--json", index, out)
+    assert state(out)[0] == flat({"c.w": parts[2]["c.w"]}) and json.loads(done.stdout)["checkpoint"]["outside"] == 4
+    assert "no name of its tensors" in refused(stfs, "import-pytorch", "--only", "d", index, tmp_path / "n")
+
+
+def test_parts_that_are_refused(stfs, tmp_path):
+    parts = [{"a": torch.zeros(5000)}, {"b": torch.ones(3)}]
+    index, out = save_parts(tmp_path / "m", parts), tmp_path / "m.safetensors"
+    first, second = (index.parent / f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2))
+    with Unchanged(tmp_path):
+        for path in (first, second, index):
+            assert "the checkpoint itself" in refused(stfs, "import-pytorch", "--overwrite", index, path)
+        for given in (index, index.parent):
+            assert "none of them can become it" in refused(stfs, "import-pytorch-inplace", given)
+    data = bytearray(second.read_bytes())
+    save({"b": torch.zeros(1).expand(1 << 26)}, second)
+    assert "--outsized" in refused(stfs, "import-pytorch", index, out)
+    save({"b": torch.ones(3), "a": torch.ones(2)}, second)
+    assert "\"a\"" in refused(stfs, "import-pytorch", index, out)
+    second.write_bytes(data.replace(raw(torch.ones(3)), raw(torch.ones(3))[::-1]))
+    assert 'CRC of storage "0" is wrong' in refused(stfs, "import-pytorch", index, out)
+    safetensors.torch.save_file({"b": torch.ones(3)}, second)
+    assert "is no PyTorch checkpoint" in refused(stfs, "import-pytorch", index, out)
+    second.unlink()
+    assert "00002-of-00002.bin" in refused(stfs, "import-pytorch", index, out)
+    second.write_bytes(data)
+    (index.parent / f".{first.name}.stfs-journal").write_bytes(b"")
+    assert "stfs recover" in refused(stfs, "import-pytorch", index, out)
+
+
 # ---- The corpora ----
 
 
