@@ -68,7 +68,7 @@ static void print_overview(FILE *out)
 		for (size_t g = 0; g < sizeof(groups) / sizeof(groups[0]); g++)
 			if (groups[g].first == verbs[i])
 				fprintf(out, "\n%s\n", groups[g].title);
-		fprintf(out, "  %-22s %s\n", verbs[i]->name, verbs[i]->summary);
+		fprintf(out, "  %-14s %s\n", verbs[i]->name, verbs[i]->summary);
 	}
 	fputs(outro, out);
 }
