@@ -594,6 +594,11 @@ MUTANTS = [
            "src/ops/import.c", "		add_costs(part, &total, &largest);\n",
            "		if (!largest)\n			add_costs(part, &total, &largest);\n",
            "test_parts_that_are_refused", "mount/import"),
+    Mutant("CRCs are only checked where a second thread can be had",
+           "src/ops/import_verify.c", "	v->alone = pthread_create(&v->thread, NULL, look_ahead, v) != 0;\n",
+           "	v->alone = pthread_create(&v->thread, NULL, look_ahead, v) != 0;\n"
+           "	for (size_t i = 0; v->alone && i < v->count; i++)\n		v->wanted[i] = false;\n",
+           "test_no_second_thread", "mount/import"),
     Mutant("a checkpoint that changes is imported",
            "src/ops/import.c", "	if (import->in_place) /*", "	if (import->path) /*",
            "test_another_program_writes_meanwhile", "mount/import"),

@@ -16,6 +16,7 @@
 struct stfs_import_verifier {
 	struct stfs_import *import; /* borrowed */
 	pthread_t thread;
+	bool alone; /* there is no such thread: each is looked at when it is needed */
 	pthread_mutex_t lock; /* guards what follows */
 	pthread_cond_t changed;
 	enum { UNKNOWN, BUSY, GOOD, BAD } *states; /* owned: one a storage */
@@ -90,10 +91,7 @@ static struct stfs_import_verifier *make_verifier(struct stfs_import *import)
 		v->wanted[import->items[i].tensor->storage] = storages[import->items[i].tensor->storage].has_crc;
 	pthread_mutex_init(&v->lock, NULL);
 	pthread_cond_init(&v->changed, NULL);
-	if (pthread_create(&v->thread, NULL, look_ahead, v) != 0) {
-		free_verifier(v);
-		return NULL;
-	}
+	v->alone = pthread_create(&v->thread, NULL, look_ahead, v) != 0;
 	return v;
 }
 
@@ -106,7 +104,8 @@ void stfs_import_end_verifier(struct stfs_import *import)
 	pthread_mutex_lock(&v->lock);
 	v->stop = true;
 	pthread_mutex_unlock(&v->lock);
-	pthread_join(v->thread, NULL);
+	if (!v->alone)
+		pthread_join(v->thread, NULL);
 	pthread_cond_destroy(&v->changed);
 	pthread_mutex_destroy(&v->lock);
 	free_verifier(v);
