@@ -19,7 +19,7 @@
  * Who copies a file and then syncs wants it in: its release is on its way to us, sent when it was closed. So
  * long it is waited for; a file that is still open elsewhere never sends any.
  */
-#define RELEASES_MS 100
+#define RELEASES_MS 400
 /* After a commit that failed by itself: not at once again. */
 #define RETRY_MS 30000
 

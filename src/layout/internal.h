@@ -30,8 +30,8 @@ struct stfs_layout_view {
 	uint64_t header_most; /* a larger one is reserve that nobody wants */
 };
 
-/* 0, -EINVAL or -ENOMEM; stfs_view_close() in any case. */
-int stfs_view_open(struct stfs_layout_view *view, const struct stfs_layout_problem *problem);
+/* Without `shifting` no block is shifted though the file allows it. 0, -EINVAL or -ENOMEM; close in any case. */
+int stfs_view_open(struct stfs_layout_view *view, const struct stfs_layout_problem *problem, bool shifting);
 void stfs_view_close(struct stfs_layout_view *view);
 
 /*

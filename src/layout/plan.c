@@ -224,7 +224,7 @@ static int decide(const struct stfs_layout_view *view, const struct stfs_target 
 	 * A slide moves live bytes for minutes: only where nothing can be shifted or shared, or
 	 * fits.
 	 */
-	if (r == 0 && !file->replace_only && (!view->block || !c.found))
+	if (r == 0 && !file->replace_only && ((!view->block && !file->can_shift) || !c.found))
 		r = enter(&c, &other, stfs_steps_slide(view, &other));
 	if (r == 0 && !c.found)
 		r = -ENOSPC;
@@ -237,14 +237,14 @@ static int decide(const struct stfs_layout_view *view, const struct stfs_target 
 	return r;
 }
 
-static int make_plan(const struct stfs_layout_problem *problem, struct stfs_plan *plan)
+static int make_plan(const struct stfs_layout_problem *problem, bool shifting, struct stfs_plan *plan)
 {
 	struct stfs_target best = {0}, whole = {0};
 	struct stfs_layout_view view;
 	int r;
 
 	*plan = (struct stfs_plan){0};
-	r = stfs_view_open(&view, problem);
+	r = stfs_view_open(&view, problem, shifting);
 	if (r == 0 && header_only(&view)) {
 		r = plan_header(&view, plan);
 	} else if (r == 0) {
@@ -264,15 +264,13 @@ static int make_plan(const struct stfs_layout_problem *problem, struct stfs_plan
 
 int stfs_layout_plan(const struct stfs_layout_problem *problem, struct stfs_plan *plan)
 {
-	struct stfs_layout_problem unshifted = *problem;
 	struct stfs_plan other = {0};
-	int r = make_plan(problem, plan);
+	int r = make_plan(problem, true, plan);
 
 	if (r < 0 || !problem->file.cached || !stfs_steps_shifts(plan->steps, plan->count))
 		return r;
 	/* What a shift drops from memory may be dearer than to fill the gap. */
-	unshifted.file.can_shift = false;
-	r = make_plan(&unshifted, &other);
+	r = make_plan(problem, false, &other);
 	if (r == 0 && other.cost.total < plan->cost.total) {
 		stfs_plan_free(plan);
 		*plan = other;

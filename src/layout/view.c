@@ -56,14 +56,15 @@ static int fill(struct stfs_layout_view *view, const struct stfs_layout_problem 
 	return 0;
 }
 
-int stfs_view_open(struct stfs_layout_view *view, const struct stfs_layout_problem *problem)
+int stfs_view_open(struct stfs_layout_view *view, const struct stfs_layout_problem *problem, bool shifting)
 {
 	const struct stfs_layout_file *file = &problem->file;
+	bool by_blocks = file->block && (file->can_shift || file->can_clone);
 	size_t room = problem->count ? problem->count : 1;
 	uint64_t slack = stfs_max_u64(SLACK_LEAST, problem->header_need / SLACK_SHARE);
 
 	*view = (struct stfs_layout_view){.problem = problem, .items = problem->items};
-	if (file->can_shift || file->can_clone)
+	if (by_blocks && shifting)
 		view->block = file->block;
 	view->header_min = stfs_align_up(8 + problem->header_need, 8);
 	if (problem->compact) {
@@ -71,7 +72,7 @@ int stfs_view_open(struct stfs_layout_view *view, const struct stfs_layout_probl
 		view->header_most = view->header_min + (file->block ? file->block : SLACK_LEAST) - 1;
 	} else {
 		view->header_good = stfs_align_up(view->header_min + slack, 8);
-		view->header_most = view->header_good + (view->block ? 2 * view->block : SLACK_MOST);
+		view->header_most = view->header_good + (by_blocks ? 2 * file->block : SLACK_MOST);
 	}
 	view->kept = calloc(room, sizeof(*view->kept));
 	view->added = calloc(room, sizeof(*view->added));

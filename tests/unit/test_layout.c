@@ -212,6 +212,12 @@ START_TEST(a_shift_that_drops_pages_is_dear)
 		ck_assert_int_eq(has_kind(&plan, STFS_STEP_COLLAPSE), !cached);
 		stfs_plan_free(&plan);
 	}
+	/* The header does not keep what nobody wants for it. */
+	make_model(&w, sizes, 40, 0);
+	w.problem.file.cached = w.problem.file.length;
+	moved_by(&w, &plan);
+	ck_assert_uint_le(plan.data_start, 4096 + 65536 / 2);
+	stfs_plan_free(&plan);
 }
 END_TEST
 
