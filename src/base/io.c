@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 static int clone_whole(int to, int from)
@@ -55,6 +56,7 @@ const struct stfs_io stfs_io_system = {
 	.clone = clone_whole,
 	.clone_range = clone_range,
 	.fiemap = fiemap,
+	.fstatvfs = fstatvfs,
 	.openat = open_at,
 	.link_fd = link_fd,
 	.renameat2 = renameat2,

@@ -12,6 +12,7 @@
 #include <sys/types.h>
 
 struct fiemap;
+struct statvfs;
 
 /* Each as the system call of its name: -1 (MAP_FAILED) with errno when it fails. */
 struct stfs_io {
@@ -26,6 +27,7 @@ struct stfs_io {
 	int (*clone)(int to, int from); /* ioctl FICLONE */
 	int (*clone_range)(int to, uint64_t to_at, int from, uint64_t from_at, uint64_t len);
 	int (*fiemap)(int fd, struct fiemap *map);
+	int (*fstatvfs)(int fd, struct statvfs *fs);
 	int (*openat)(int folder, const char *name, int flags, mode_t mode);
 	int (*link_fd)(int fd, int folder, const char *name); /* linkat of a file without a name */
 	int (*renameat2)(int old_folder, const char *old_name, int folder, const char *name, unsigned flags);

@@ -27,7 +27,8 @@ struct stfs_verb {
 };
 
 extern const struct stfs_verb stfs_verb_cat, stfs_verb_check, stfs_verb_compact, stfs_verb_cp,
-	stfs_verb_create, stfs_verb_edit, stfs_verb_export_pytorch, stfs_verb_info, stfs_verb_ls, stfs_verb_map,
+	stfs_verb_create, stfs_verb_edit, stfs_verb_export_pytorch, stfs_verb_import_pytorch,
+	stfs_verb_import_pytorch_inplace, stfs_verb_info, stfs_verb_ls, stfs_verb_map,
 	stfs_verb_metadata, stfs_verb_mount, stfs_verb_mv, stfs_verb_put, stfs_verb_recover,
 	stfs_verb_rename, stfs_verb_rm, stfs_verb_save, stfs_verb_status, stfs_verb_sync,
 	stfs_verb_umount;

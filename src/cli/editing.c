@@ -335,6 +335,7 @@ static void release(struct stfs_editing *editing)
 	stfs_intake_free(&editing->intake);
 	stfs_buf_free(&editing->tally.lines);
 	json_object_put(editing->tally.list);
+	json_object_put(editing->extra);
 }
 
 static int run(struct stfs_editing *editing, void *request, int argc, char **argv)

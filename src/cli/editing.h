@@ -47,6 +47,7 @@ struct stfs_editing {
 	const char *batch;          /* what the lines come from; NULL outside of a batch */
 	size_t line;
 	struct timespec began;
+	struct json_object *extra;  /* owned: with --json, what the verb itself tells, as "checkpoint"; or NULL */
 	uint64_t deallocated;       /* bytes of zeros (compact --punch-zeros) */
 	bool punched;
 };

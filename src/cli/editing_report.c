@@ -207,6 +207,9 @@ static void print_json(struct stfs_editing *editing, const struct stfs_edit_resu
 	if (editing->punched)
 		stfs_jsonout_add_number(object, "deallocated", editing->deallocated);
 	stfs_jsonout_add(object, "files", files);
+	if (editing->extra)
+		stfs_jsonout_add(object, "checkpoint", editing->extra);
+	editing->extra = NULL;
 	stfs_jsonout_add_number(object, "milliseconds", milliseconds(editing));
 	stfs_jsonout_print(object, true, stdout);
 }

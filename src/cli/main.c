@@ -18,7 +18,7 @@ static const struct stfs_verb *const verbs[] = {
 	&stfs_verb_metadata, &stfs_verb_edit, &stfs_verb_create, &stfs_verb_compact,
 	&stfs_verb_recover,
 	/* other formats */
-	&stfs_verb_export_pytorch,
+	&stfs_verb_import_pytorch, &stfs_verb_import_pytorch_inplace, &stfs_verb_export_pytorch,
 	/* mounts */
 	&stfs_verb_mount, &stfs_verb_umount, &stfs_verb_status, &stfs_verb_sync, &stfs_verb_save,
 };
@@ -31,7 +31,7 @@ static const struct {
 } groups[] = {
 	{&stfs_verb_info, "Looking into models"},
 	{&stfs_verb_put, "Changing models, in place"},
-	{&stfs_verb_export_pytorch, "Other formats"},
+	{&stfs_verb_import_pytorch, "Other formats"},
 	{&stfs_verb_mount, "Mounts"},
 };
 

@@ -22,7 +22,9 @@
 /* Values nested deeper are refused; Python itself writes at most some 1,000 levels. */
 #define STFS_TORCH_DEPTH_MAX 1024
 #define STFS_TORCH_RANK_MAX 255
-/* A longer text is left out. */
+/* What no tensor is called; a dict of texts of that name is a model's metadata (torch_write.h). */
+#define STFS_TORCH_METADATA "__metadata__"
+/* A longer text is left out, unless it is a model's metadata. */
 #define STFS_TORCH_TEXT_MAX 16384
 /* What names of tensors, and names and texts of leaves, may amount to. */
 #define STFS_TORCH_NAMES_MAX 100000000u

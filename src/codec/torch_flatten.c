@@ -227,7 +227,8 @@ static int visit_leaf(struct flattening *f, uint32_t value)
 	stfs_buf_clear(&f->text);
 	stfs_buf_clear(&f->why);
 	if (stfs_pickle_is(&torch->pickle, value, STFS_PICKLE_STR) &&
-	    stfs_pickle_text(&torch->pickle, value).len > STFS_TORCH_TEXT_MAX)
+	    stfs_pickle_text(&torch->pickle, value).len > STFS_TORCH_TEXT_MAX &&
+	    !stfs_str_starts_with(name, STFS_TORCH_METADATA "."))
 		return stfs_torch_remark(torch, &torch->left_out, name, "a text of %zu bytes",
 					 stfs_pickle_text(&torch->pickle, value).len);
 	r = stfs_torch_leaf_text(torch, value, &f->text, &f->why);

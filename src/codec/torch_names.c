@@ -7,8 +7,6 @@
 #include "base/cleanup.h"
 #include "codec/torch_internal.h"
 
-#define RESERVED "__metadata__"
-
 /* Names of tensors or of leaves: a number finds its name through `name`. */
 struct naming {
 	struct stfs_torch *torch;
@@ -41,7 +39,7 @@ static uint32_t *free_slot(struct naming *naming, struct stfs_str name, uint32_t
 	uint32_t *slot = stfs_nametable_slot(&naming->table, name, name_of, naming);
 
 	*holder = *slot;
-	if (naming->reserved && stfs_str_is(name, RESERVED))
+	if (naming->reserved && stfs_str_is(name, STFS_TORCH_METADATA))
 		return NULL;
 	return *slot == STFS_NO_NUMBER ? slot : NULL;
 }

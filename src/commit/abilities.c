@@ -75,21 +75,38 @@ static uint64_t count_cached(int fd, uint64_t length)
 	return stfs_min_u64(pages.cache * (uint64_t)sysconf(_SC_PAGESIZE), length);
 }
 
+/*
+ * btrfs writes no block twice, and an extent, of 128 MiB at the most, is free again only when all of it was
+ * written anew: two of them may be half done.
+ */
+static uint64_t need_to_overwrite(int fd, uint64_t length)
+{
+	struct statfs fs;
+
+	if (fstatfs(fd, &fs) < 0 || fs.f_type != BTRFS_SUPER_MAGIC)
+		return 0;
+	return stfs_min_u64(length, 256u << 20);
+}
+
 int stfs_commit_abilities(const struct stfs_commit *commit, struct stfs_commit_file *file)
 {
 	struct stfs_layout_file *f = &file->problem.file;
 	struct statvfs fs;
 	bool can_replace;
 
-	if ((file->fd >= 0 ? fstatvfs(file->fd, &fs) : fstatvfs(commit->folder_fd, &fs)) < 0)
+	if (stfs_io->fstatvfs(file->fd >= 0 ? file->fd : commit->folder_fd, &fs) < 0)
 		return -errno;
 	f->room = (uint64_t)fs.f_bavail * fs.f_frsize;
+	if (file->no_room)
+		f->room = stfs_min_u64(f->room, file->no_room - 1);
 	f->block = fs.f_bsize;
 	f->can_shift = f->can_clone = f->replace_only = false;
 	if (f->block < 512 || f->block & (f->block - 1))
 		f->block = 0;
+	f->overwriting = 0;
 	if (file->fd < 0)
 		return 0;
+	f->overwriting = need_to_overwrite(file->fd, f->length);
 	f->can_shift = f->block && !file->no_shift && may_shift(file->fd, f->length, f->block);
 	try_beside(commit, file, f->block ? f->block : 4096, &can_replace, &f->can_clone);
 	f->can_clone = f->can_clone && f->block;

@@ -108,16 +108,16 @@ static void copy_xattrs(int fd, int like)
 	}
 }
 
-int stfs_beside_place(int folder_fd, const char *temp, const char *name, int fd)
+int stfs_beside_place(int from_fd, const char *temp, int folder_fd, const char *name, int fd)
 {
-	int r = stfs_io_rename(folder_fd, temp, name, 1 /* RENAME_NOREPLACE */);
+	int r = stfs_io->renameat2(from_fd, temp, folder_fd, name, 1 /* RENAME_NOREPLACE */) < 0 ? -errno : 0;
 
 	if (r != -EINVAL && r != -ENOSYS)
 		return r;
 	/* Where renameat2(2) cannot see to that: by a second name. */
 	if (stfs_io->link_fd(fd, folder_fd, name) < 0)
 		return -errno;
-	return stfs_io_unlink(folder_fd, temp);
+	return stfs_io_unlink(from_fd, temp);
 }
 
 int stfs_beside_adopt(int fd, int like)

@@ -36,9 +36,10 @@ int stfs_beside_clean(int folder_fd, const char *name);
 int stfs_beside_lock(int folder_fd, const char *name, int fd);
 
 /*
- * Gives the file `fd`, which stands beside as `temp`, the name `name`, which must be free. 0, -EEXIST or another -errno.
+ * Gives the file `fd`, which is called `temp` in a folder, the name `name` in that or another one, which must be free
+ * there. 0, -EEXIST or another -errno.
  */
-int stfs_beside_place(int folder_fd, const char *temp, const char *name, int fd);
+int stfs_beside_place(int from_fd, const char *temp, int folder_fd, const char *name, int fd);
 
 /* Gives `fd` the owner, permissions and extended attributes of `like`. 0, or -errno of the owner. */
 int stfs_beside_adopt(int fd, int like);

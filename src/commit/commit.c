@@ -151,6 +151,10 @@ static int explain(const struct stfs_commit *commit, int r, struct stfs_err *err
 {
 	if (!err || err->code == r)
 		return r;
+	if (commit->said.code == r && !commit->recorded) {
+		*err = commit->said;
+		return r;
+	}
 	if (r == -ESTALE)
 		return stfs_err_set(err, r, STFS_NO_POSITION, "%s: another program has changed it "
 				    "since it was opened; nothing was changed", commit->model);
@@ -164,6 +168,21 @@ static int explain(const struct stfs_commit *commit, int r, struct stfs_err *err
 	return stfs_err_errno(err, r, "%s: nothing was changed", commit->model);
 }
 
+/*
+ * What is said to be free need not be (btrfs counts what is not written out as free), and is taken by others. A
+ * foreign file has plans that need less, down to next to nothing: they are tried.
+ */
+static bool ask_for_less(struct stfs_commit *commit)
+{
+	struct stfs_commit_file *file = &commit->files[0];
+	uint64_t need = file->plan.cost.space;
+
+	if (commit->recorded || commit->count != 1 || !file->foreign || need == 0)
+		return false;
+	file->no_room = need - need / 8;
+	return true;
+}
+
 int stfs_commit_run(struct stfs_commit *commit, struct stfs_err *err)
 {
 	int r = -EINVAL;
@@ -174,6 +193,8 @@ int stfs_commit_run(struct stfs_commit *commit, struct stfs_err *err)
 		if (r < 0)
 			return r;
 		r = attempt(commit, err);
+		if (r == -ENOSPC && ask_for_less(commit))
+			continue;
 		if (r != STFS_COMMIT_REPLAN || commit->recorded)
 			break;
 	}

@@ -15,6 +15,11 @@
  *     length words                 fsync                 the new model
  *     journal removed              fsync folder
  *
+ * The old file may be one in another format, a *foreign* one, that becomes a model: all of it is then bytes
+ * of new tensors, or dead. Its first 8 bytes are poisoned as a length word is, which is enough for who reads it
+ * from its beginning. Who reads it from its end, as an archive is read, still finds the old bytes there; so
+ * the first of the steps erases the end, durably, before any other changes a byte (STFS_STEP_ERASE).
+ *
  * A file that is replaced (edited as a clone, or put together anew) is finished beside the old one
  * before the record; when it is the only one, the rename is the commit, and there is no journal.
  *
@@ -32,6 +37,8 @@
  *       a_journal_reaches_no_file_of_another_owner).
  *   C6  no name in a journal reaches outside of the model's folder (takes_no_name_that_leads_elsewhere,
  *       a_file_that_has_become_a_link_is_left_alone).
+ *   C8  a foreign file is a whole one, a model, or refused by its own loaders as well, whether they begin with
+ *       its first bytes or with its last (crash/test_foreign.c: foreign_files, even_files).
  *   C7  at every moment but those in which readers are stopped, each tensor of the new model that is in a
  *       file changed in place can be read where its `moves` say; for ever when the commit gets stuck, but
  *       for a file of which a block shift failed (crash/test_readers.c: bytes_are_found_at_each_call,
@@ -51,15 +58,38 @@ struct stfs_piece {
 };
 
 /*
- * Where the bytes of a tensor are: from `offset` of `fd` on, or in pieces, one behind the other. What
- * is borrowed stays open and as it is until the commit is over.
+ * Bytes that have to be looked at, or made, before they are a tensor's: of a file in another format. Called
+ * by the thread that commits, before the record, with what is `data` of the source. 0, or -errno with `err`
+ * (may be NULL) saying what is wrong with which tensor.
+ */
+struct stfs_reader {
+	/* Bytes [offset, offset + len). NULL: they are those of the source's fd. */
+	int (*read)(void *data, void *buffer, size_t len, uint64_t offset, struct stfs_err *err);
+	/* Before byte 0 is taken, and perhaps more than once; may be NULL. */
+	int (*check)(void *data, struct stfs_err *err);
+	/* After bytes of it were taken: whether they are still what they were; may be NULL. */
+	int (*after)(void *data, struct stfs_err *err);
+	size_t piece; /* bytes that are best read at once; 0: any number */
+};
+
+/*
+ * Where the bytes of a tensor are: from `offset` of `fd` on, or in pieces, one behind the other, or with
+ * who has a reader. What is borrowed stays open and as it is until the commit is over.
  */
 struct stfs_source {
 	int fd; /* borrowed */
 	uint64_t offset;
 	const struct stfs_piece *pieces; /* borrowed; when not NULL, fd and offset do not count */
 	size_t piece_count;
+	const struct stfs_reader *reader; /* borrowed, or NULL; not together with pieces */
+	void *data;                       /* borrowed: the reader's */
 };
+
+/* Whether its bytes stand in one piece from `offset` of `fd` on. */
+static inline bool stfs_source_is_range(const struct stfs_source *source)
+{
+	return !source->pieces && !(source->reader && source->reader->read);
+}
 
 /* Called now and then during long work: bytes done and bytes in all. */
 struct stfs_progress {
@@ -90,6 +120,9 @@ struct stfs_commit_file {
 	/* or its tensors. Of problem.file only length and data_start are the caller's. */
 	struct stfs_layout_problem problem;
 	uint64_t header_hash; /* stfs_commit_hash() of the text that was read; not of a new one */
+	/* It is no model yet: problem.file.data_start is 8, and header_hash is stfs_commit_foreign_hash(). */
+	bool foreign;
+	uint64_t foreign_end; /* of the last tensor in it, whatever becomes of that: nothing before is erased */
 	const struct stfs_source *sources; /* borrowed: where the bytes of each new item are */
 	/*
 	 * Appends length word and text, of exactly plan->text_len bytes, for these places. 0 or
@@ -105,6 +138,7 @@ struct stfs_commit_file {
 	struct stfs_moves *moves;
 
 	bool no_shift, no_clone; /* what turned out not to work on this file; kept for the next plan */
+	uint64_t no_room;        /* so many bytes could not be had, whatever is said to be free; 0: not known */
 
 	/* What came of it: */
 	struct stfs_plan plan; /* owned */
@@ -129,6 +163,7 @@ struct stfs_commit {
 	bool recorded; /* the record was written: after a failure, recovery has to finish it */
 	uint64_t room; /* bytes that can be allocated */
 	uint64_t done, total; /* bytes, for the progress */
+	struct stfs_err said; /* what a reader of a source said of its failure; code 0: none has */
 };
 
 /* Frees what came of it, descriptors that were not taken included. */
@@ -151,6 +186,13 @@ int stfs_commit_run(struct stfs_commit *commit, struct stfs_err *err);
  * (beside.h). It holds no secret, and is for ever the same: it stands in files and their names.
  */
 uint64_t stfs_commit_hash(struct stfs_str bytes);
+
+/*
+ * What a foreign file of `length` bytes is known by: its first 8 bytes as a number, and a hash of those that
+ * decide what it is, at its beginning and its end. 0; -EOPNOTSUPP when these 8 bytes could be those of a
+ * file that is being changed (or there are none); another -errno.
+ */
+int stfs_commit_foreign_hash(int fd, uint64_t length, uint64_t *word, uint64_t *hash);
 
 /* ---- After a crash (recover.c) ---- */
 

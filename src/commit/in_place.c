@@ -15,6 +15,17 @@
 
 /* ---- Before the record ---- */
 
+/* Nothing is committed over a file that is not the one that was planned for. */
+static int describe_foreign(const struct stfs_commit_file *file, struct stfs_journal_file *entry)
+{
+	int r = stfs_commit_foreign_hash(file->fd, entry->old_length, &entry->old_word, &entry->old_hash);
+
+	entry->foreign = true;
+	if (r < 0)
+		return r;
+	return entry->old_length != file->problem.file.length || entry->old_hash != file->header_hash ? -ESTALE : 0;
+}
+
 /* What the journal's head says of a file as it is. */
 static int describe(const struct stfs_commit_file *file, struct stfs_journal_file *entry)
 {
@@ -33,12 +44,13 @@ static int describe(const struct stfs_commit_file *file, struct stfs_journal_fil
 	entry->kind = stfs_commit_in_place(file) ? STFS_JOURNAL_IN_PLACE : STFS_JOURNAL_RENAME;
 	if (entry->kind == STFS_JOURNAL_RENAME)
 		return 0;
+	if (file->foreign)
+		return describe_foreign(file, entry);
 	r = stfs_io_read_exactly(file->fd, word, sizeof(word), 0);
 	if (r < 0)
 		return r;
 	entry->old_word = stfs_load_le64(word);
 	len = file->problem.file.data_start - sizeof(word);
-	/* Nothing is committed over a file that is not the one that was planned for. */
 	if (entry->old_word != len || entry->old_length != file->problem.file.length)
 		return -ESTALE;
 	text = malloc(len ? len : 1);
@@ -79,7 +91,7 @@ static uint64_t end_before(const struct stfs_commit_file *file)
 /* What a slide copies behind the end for a while, after the record. */
 static uint64_t slide_room(const struct stfs_plan *plan)
 {
-	return stfs_steps_shifts(plan->steps, plan->count) ? 0 : plan->cost.space;
+	return stfs_steps_shifts(plan->steps, plan->count) ? 0 : plan->cost.space - plan->cost.unsure;
 }
 
 /* The new bytes, behind the end of the old file. */
@@ -127,8 +139,10 @@ static int count_marks(struct stfs_commit_file *file, uint64_t *marks)
 			return STFS_COMMIT_REPLAN;
 		}
 	}
-	if (r == 0 && count)
+	if (r == 0 && (count || file->foreign))
 		*marks += stfs_steps_marks_len(steps, count, extents.count);
+	if (r == 0 && file->foreign) /* behind the erasure */
+		*marks += stfs_journal_mark_len(0);
 	stfs_extents_free(&extents);
 	return r;
 }
@@ -147,11 +161,45 @@ static int hash_start(int fd, uint64_t *hash)
 	return 0;
 }
 
+/*
+ * The end of a foreign file, as far as it is of no tensor; of no bytes where there is none (C8). A torn write leaves
+ * some of it: nothing that a reader could take for a tensor.
+ */
+static struct stfs_step erasure(const struct stfs_commit_file *file)
+{
+	const struct stfs_layout_problem *problem = &file->problem;
+	uint64_t end = problem->file.length, at = stfs_max_u64(end, STFS_ERASED_MOST) - STFS_ERASED_MOST;
+
+	at = stfs_max_u64(stfs_max_u64(at, STFS_LENGTH_WORD), stfs_min_u64(file->foreign_end, end));
+	for (size_t i = 0; i < problem->count; i++)
+		if (problem->items[i].old != STFS_LAYOUT_NEW)
+			at = stfs_max_u64(at, problem->items[i].old + problem->items[i].size);
+	return (struct stfs_step){STFS_STEP_ERASE, UINT32_MAX, 0, at, end - at};
+}
+
+/* The steps behind the record. */
+static int copy_steps(const struct stfs_commit_file *file, struct stfs_journal_file *entry)
+{
+	size_t count = file->plan.count - file->plan.before;
+	struct stfs_step erased = file->foreign ? erasure(file) : (struct stfs_step){.len = 0};
+
+	entry->steps = malloc((count + 1) * sizeof(*entry->steps));
+	if (!entry->steps)
+		return -ENOMEM;
+	if (erased.len)
+		entry->steps[entry->step_count++] = erased;
+	if (count)
+		memcpy(entry->steps + entry->step_count, file->plan.steps + file->plan.before,
+		       count * sizeof(*entry->steps));
+	entry->step_count += count;
+	return 0;
+}
+
 /* Fills what the record says of a file. */
 static int describe_new(const struct stfs_commit_file *file, struct stfs_journal_file *entry)
 {
-	size_t count = file->plan.count - file->plan.before;
 	struct stat st;
+	int r;
 
 	if (entry->kind == STFS_JOURNAL_RENAME) {
 		if (fstat(file->new_fd, &st) < 0)
@@ -163,14 +211,8 @@ static int describe_new(const struct stfs_commit_file *file, struct stfs_journal
 		return -errno;
 	entry->ahead = (uint64_t)st.st_size;
 	entry->new_length = file->plan.length;
-	entry->steps = malloc((count ? count : 1) * sizeof(*entry->steps));
-	if (!entry->steps)
-		return -ENOMEM;
-	entry->step_count = count;
-	if (count)
-		memcpy(entry->steps, file->plan.steps + file->plan.before,
-		       count * sizeof(*entry->steps));
-	return stfs_buf_add_str(&entry->header, stfs_buf_str(&file->text));
+	r = copy_steps(file, entry);
+	return r < 0 ? r : stfs_buf_add_str(&entry->header, stfs_buf_str(&file->text));
 }
 
 /* Where bytes are: as the record will find the file, with room for all that comes behind it. */
@@ -279,7 +321,8 @@ static uint64_t word_of(const struct stfs_journal_file *file, enum stfs_commit_w
 {
 	switch (words) {
 	case STFS_WORDS_OLD: return file->old_word;
-	case STFS_WORDS_POISONED: return file->old_word | STFS_POISON;
+	/* Nothing of a foreign word stays: its own loaders must not know it again. */
+	case STFS_WORDS_POISONED: return file->foreign ? STFS_POISON : file->old_word | STFS_POISON;
 	case STFS_WORDS_NEW: break;
 	}
 	return stfs_load_le64(file->header.data);

@@ -82,6 +82,28 @@ static int give_to_owner(const struct stfs_journal *journal, const char *model)
 	return fchown(journal->fd, want.st_uid, want.st_gid) < 0 ? -errno : 0;
 }
 
+static void put_head(struct stfs_buf *out, const struct stfs_journal *journal)
+{
+	bool foreign = false;
+
+	for (size_t i = 0; i < journal->count; i++)
+		foreign |= journal->files[i].foreign;
+	begin_part(out, STFS_JOURNAL_HEAD_MAGIC);
+	put64(out, foreign ? STFS_JOURNAL_VERSION_FOREIGN : STFS_JOURNAL_VERSION);
+	put64(out, journal->count);
+	for (size_t i = 0; i < journal->count; i++) {
+		const struct stfs_journal_file *file = &journal->files[i];
+
+		put64(out, file->old_length);
+		put64(out, file->old_word);
+		put64(out, file->old_hash);
+		if (foreign)
+			put64(out, file->foreign);
+		put64(out, strlen(file->name));
+		put_padded(out, stfs_str_from(file->name));
+	}
+}
+
 int stfs_journal_begin(struct stfs_journal *journal, int folder_fd, const char *model)
 {
 	STFS_AUTO_BUF struct stfs_buf out = STFS_BUF_INIT;
@@ -100,18 +122,7 @@ int stfs_journal_begin(struct stfs_journal *journal, int folder_fd, const char *
 	r = give_to_owner(journal, model);
 	if (r < 0)
 		return r;
-	begin_part(&out, STFS_JOURNAL_HEAD_MAGIC);
-	put64(&out, STFS_JOURNAL_VERSION);
-	put64(&out, journal->count);
-	for (size_t i = 0; i < journal->count; i++) {
-		const struct stfs_journal_file *file = &journal->files[i];
-
-		put64(&out, file->old_length);
-		put64(&out, file->old_word);
-		put64(&out, file->old_hash);
-		put64(&out, strlen(file->name));
-		put_padded(&out, stfs_str_from(file->name));
-	}
+	put_head(&out, journal);
 	journal->record_at = stfs_align_up(out.len, STFS_JOURNAL_PAGE);
 	r = write_part(journal, &out, 0);
 	if (r == 0)

@@ -4,7 +4,8 @@
  * the model for all of its files. Numbers are little-endian; docs/journal.md has the table of every
  * byte.
  *
- *   head     magic, version, the files: name, old length, old length word, hash of the old header
+ *   head     magic, version, the files: name, old length, old length word, hash of the old header (of a
+ *            foreign file: its first 8 bytes, and a hash of those that decide what it is)
  *   record   at the next multiple of 4096: for each file what it shall be, and the steps
  *   marks    at the next multiple of 4096: how far the steps have come, one behind the other
  *
@@ -23,6 +24,8 @@
 #include "commit/extents.h"
 
 #define STFS_JOURNAL_VERSION 1
+/* The head says of each file whether it was foreign; written only when one was. */
+#define STFS_JOURNAL_VERSION_FOREIGN 2
 /* Record and marks begin at a multiple of it. */
 #define STFS_JOURNAL_PAGE 4096
 /* Every part begins: magic, its length, its checksum (of the part with zeros for the checksum). */
@@ -33,6 +36,12 @@
 #define STFS_JOURNAL_MARK_MAGIC "STFSMRK1"
 /* No part is longer: memory for reading a journal is bounded by it, whatever its file says. */
 #define STFS_JOURNAL_PART_MAX (1ull << 30)
+
+/*
+ * An archive is looked for from its end by who reads a zip: its last record, of 22 bytes, may have a comment of
+ * 65,535 behind it (PKWARE's APPNOTE, 4.3.16). So many bytes of a foreign file's end are erased, at most.
+ */
+#define STFS_ERASED_MOST (66u << 10)
 
 /* What the record says of a file. */
 enum stfs_journal_kind {
@@ -45,6 +54,7 @@ struct stfs_journal_file {
 	uint64_t old_length;
 	uint64_t old_word;     /* the length word */
 	uint64_t old_hash;     /* of the header's text */
+	bool foreign;          /* old_word and old_hash are stfs_commit_foreign_hash()'s */
 	enum stfs_journal_kind kind;
 	/* The record: */
 	uint64_t new_length;

@@ -119,7 +119,7 @@ static int read_head(struct stfs_journal *journal, uint64_t file_len)
 {
 	STFS_AUTO_BUF struct stfs_buf part = STFS_BUF_INIT;
 	struct reader reader;
-	uint64_t count, len;
+	uint64_t count, len, version, foreign;
 	const char *name;
 	int r = read_part(journal->fd, 0, file_len, STFS_JOURNAL_HEAD_MAGIC, &part);
 
@@ -129,7 +129,8 @@ static int read_head(struct stfs_journal *journal, uint64_t file_len)
 	if (r == 0)
 		return -EBADMSG;
 	reader = behind_head(&part);
-	if (get64(&reader) != STFS_JOURNAL_VERSION)
+	version = get64(&reader);
+	if (version != STFS_JOURNAL_VERSION && version != STFS_JOURNAL_VERSION_FOREIGN)
 		return -EPROTO;
 	count = get64(&reader);
 	if (count == 0 || count > FILES_MAX)
@@ -143,9 +144,11 @@ static int read_head(struct stfs_journal *journal, uint64_t file_len)
 		file->old_length = get64(&reader);
 		file->old_word = get64(&reader);
 		file->old_hash = get64(&reader);
+		foreign = version == STFS_JOURNAL_VERSION_FOREIGN ? get64(&reader) : 0;
+		file->foreign = foreign;
 		len = get64(&reader);
 		name = get_bytes(&reader, len);
-		if (reader.bad || !good_name(name, len))
+		if (reader.bad || foreign > 1 || !good_name(name, len))
 			return -EPROTO;
 		file->name = strndup(name, len);
 		if (!file->name)
@@ -176,11 +179,23 @@ static bool good_step(const struct stfs_step *step, uint64_t *inserted)
 	case STFS_STEP_COLLAPSE:
 	case STFS_STEP_TRUNCATE:
 		return true;
+	case STFS_STEP_ERASE: /* good_erasure() */
+		return true;
 	case STFS_STEP_WRITE: /* before the record, or beside the file */
 	case STFS_STEP_CLONE:
 		return false;
 	}
 	return false;
+}
+
+/* Of a foreign file, its end, and before everything else. */
+static bool good_erasure(const struct stfs_journal_file *file, size_t number)
+{
+	const struct stfs_step *step = &file->steps[number];
+
+	return step->kind != STFS_STEP_ERASE ||
+	       (file->foreign && number == 0 && step->to >= STFS_LENGTH_WORD && step->len <= STFS_ERASED_MOST &&
+		step->to + step->len == file->old_length);
 }
 
 /* One file of the record. 0, -EPROTO or -ENOMEM. */
@@ -203,14 +218,14 @@ static int read_file(struct reader *reader, struct stfs_journal_file *file)
 		return -ENOMEM;
 	for (size_t i = 0; i < file->step_count; i++) {
 		kind = get64(reader);
-		if (kind > STFS_STEP_TRUNCATE)
+		if (kind > STFS_STEP_ERASE)
 			return -EPROTO;
 		file->steps[i] = (struct stfs_step){.kind = (enum stfs_step_kind)kind,
 						    .item = UINT32_MAX};
 		file->steps[i].from = get64(reader);
 		file->steps[i].to = get64(reader);
 		file->steps[i].len = get64(reader);
-		if (!good_step(&file->steps[i], &inserted))
+		if (!good_step(&file->steps[i], &inserted) || !good_erasure(file, i))
 			return -EPROTO;
 	}
 	header = get_bytes(reader, header_len);

@@ -6,7 +6,7 @@
  * A file of the journal is one of these; any other was changed by somebody else, and nothing is
  * touched:
  *
- *   old        length word and header are those of the head
+ *   old        length word and header are those of the head; of a foreign file its first bytes and a hash
  *   poisoned   the length word has bit 63, or the block with it has moved away
  *   new        word and header are those of the record, and so is the length: it is finished
  */
@@ -108,6 +108,16 @@ static int has_header(int fd, uint64_t len, uint64_t file_len, uint64_t hash, bo
 	return r;
 }
 
+/* Whether the bytes that decide what a foreign file is are as they were. */
+static int is_same(const struct stfs_journal_file *file, int fd, bool *is)
+{
+	uint64_t word, hash;
+	int r = stfs_commit_foreign_hash(fd, file->old_length, &word, &hash);
+
+	*is = r == 0 && word == file->old_word && hash == file->old_hash;
+	return r == -EOPNOTSUPP ? 0 : r;
+}
+
 /* Whether the length word may have gone up with the first block. */
 static bool moves_word(const struct stfs_journal_file *file)
 {
@@ -146,7 +156,7 @@ static int judge(const struct stfs_journal *journal, const struct stfs_journal_f
 	/* A header that is the same afterwards is that of the new file once a mark stands. */
 	if (word == file->old_word && length >= file->old_length && !file->marked &&
 	    (!journal->recorded || length == file->ahead)) {
-		r = has_header(fd, word, length, file->old_hash, &has);
+		r = file->foreign ? is_same(file, fd, &has) : has_header(fd, word, length, file->old_hash, &has);
 		*state = has ? STATE_OLD : STATE_FOREIGN;
 	}
 	if (r == 0 && *state == STATE_FOREIGN && journal->recorded &&

@@ -127,7 +127,7 @@ int stfs_commit_replace(struct stfs_commit *commit, struct stfs_commit_file *fil
 	if (r < 0)
 		return r;
 	if (file->fd < 0 && !commit->overwrite)
-		r = stfs_beside_place(commit->folder_fd, file->temp, file->name, file->new_fd);
+		r = stfs_beside_place(commit->folder_fd, file->temp, commit->folder_fd, file->name, file->new_fd);
 	else
 		r = stfs_io_rename(commit->folder_fd, file->temp, file->name, 0);
 	if (r < 0) {

@@ -12,8 +12,10 @@
 #include "commit/internal.h"
 #include "format/header.h"
 
-/* What is copied in one call or through one buffer: small enough that progress is seen. */
-#define CALL_MAX (64u << 20)
+/* What is copied in one call: small enough that progress is seen, and that the disk need not wait for more. */
+#define CALL_MAX (8u << 20)
+/* A reader's piece, at most. */
+#define READ_MAX (64u << 20)
 #define PIECE (1u << 20)
 /* The smallest blocks that any file system shares. */
 #define SHARED 4096
@@ -42,6 +44,7 @@ static uint64_t copy_in_kernel(int from, uint64_t from_at, int to, uint64_t to_a
 		put = stfs_io->copy_file_range(from, &source, to, &target,
 					       stfs_min_u64(len - done, CALL_MAX), 0);
 		if (put > 0) {
+			stfs_io_write_behind(to, (uint64_t)(target - put), (uint64_t)target);
 			done += (uint64_t)put;
 			tell(progress, (uint64_t)put);
 		}
@@ -57,6 +60,19 @@ static bool same_file(int a, int b)
 	       (one.st_ino == other.st_ino && one.st_dev == other.st_dev);
 }
 
+/*
+ * Where blocks are never written twice (btrfs) even bytes that are overwritten want new ones, and those they had
+ * are free again only when all is on the disk.
+ */
+static int write_over(int to, const char *piece, size_t len, uint64_t at)
+{
+	int r = stfs_io_write(to, piece, len, at);
+
+	if (r != -ENOSPC || syncfs(to) < 0)
+		return r;
+	return stfs_io_write(to, piece, len, at);
+}
+
 int stfs_copy_bytes(int from, uint64_t from_at, int to, uint64_t to_at, uint64_t len,
 		    struct stfs_commit *progress)
 {
@@ -66,7 +82,7 @@ int stfs_copy_bytes(int from, uint64_t from_at, int to, uint64_t to_at, uint64_t
 	 * dirty of the source to the disk, and then copy slower than we do. Never within a file: extents shared with
 	 * itself would be found anywhere by the map.
 	 */
-	bool shares = (from_at | to_at) % SHARED == 0 && !same_file(from, to);
+	bool within = same_file(from, to), shares = !within && (from_at | to_at) % SHARED == 0;
 	uint64_t done = shares ? copy_in_kernel(from, from_at, to, to_at, len, progress) : 0;
 	size_t now;
 	int r = 0;
@@ -80,7 +96,8 @@ int stfs_copy_bytes(int from, uint64_t from_at, int to, uint64_t to_at, uint64_t
 		now = stfs_min_u64(PIECE, len - done);
 		r = stfs_io_read_exactly(from, piece, now, from_at + done);
 		if (r == 0)
-			r = stfs_io_write(to, piece, now, to_at + done);
+			r = within ? write_over(to, piece, now, to_at + done) :
+				     stfs_io_write(to, piece, now, to_at + done);
 		if (r < 0)
 			break;
 		stfs_io_write_behind(to, to_at + done, to_at + done + now);
@@ -104,11 +121,50 @@ static int write_zeros(int to, uint64_t to_at, uint64_t len, struct stfs_commit 
 	return r;
 }
 
+/* What its reader makes of them, in pieces as large as it likes them. */
+static int copy_read(const struct stfs_source *source, uint64_t from, int to, uint64_t to_at, uint64_t len,
+		     struct stfs_commit *progress)
+{
+	uint64_t most = stfs_min_u64(stfs_max_u64(source->reader->piece, PIECE), READ_MAX);
+	STFS_AUTO_FREE char *piece = malloc(stfs_min_u64(most, len ? len : 1));
+	size_t now;
+	int r = piece ? 0 : -ENOMEM;
+
+	for (uint64_t done = 0; r == 0 && done < len; done += now) {
+		now = stfs_min_u64(most, len - done);
+		r = source->reader->read(source->data, piece, now, from + done, progress ? &progress->said : NULL);
+		if (r == 0)
+			r = stfs_io_write(to, piece, now, to_at + done);
+		if (r < 0)
+			break;
+		stfs_io_write_behind(to, to_at + done, to_at + done + now);
+		tell(progress, now);
+	}
+	return r;
+}
+
+/* Of a source that is looked at before and after. */
+static int copy_checked(const struct stfs_source *source, uint64_t from, int to, uint64_t to_at, uint64_t len,
+			struct stfs_commit *progress)
+{
+	const struct stfs_reader *reader = source->reader;
+	struct stfs_err *err = progress ? &progress->said : NULL;
+	int r = reader->check && from == 0 ? reader->check(source->data, err) : 0;
+
+	if (r == 0 && reader->read)
+		r = copy_read(source, from, to, to_at, len, progress);
+	else if (r == 0)
+		r = stfs_copy_bytes(source->fd, source->offset + from, to, to_at, len, progress);
+	return r == 0 && reader->after ? reader->after(source->data, err) : r;
+}
+
 int stfs_copy_source(const struct stfs_source *source, uint64_t from, int to, uint64_t to_at,
 		     uint64_t len, struct stfs_commit *progress)
 {
 	int r = 0;
 
+	if (source->reader)
+		return copy_checked(source, from, to, to_at, len, progress);
 	if (!source->pieces)
 		return stfs_copy_bytes(source->fd, source->offset + from, to, to_at, len, progress);
 	for (size_t i = 0; r == 0 && len && i < source->piece_count; i++) {
@@ -152,6 +208,8 @@ int stfs_step_run(int fd, int old, const struct stfs_step *step, const struct st
 		return stfs_io_fallocate(fd, FALLOC_FL_INSERT_RANGE, step->to, step->len);
 	case STFS_STEP_TRUNCATE:
 		return stfs_io_truncate(fd, step->to);
+	case STFS_STEP_ERASE:
+		return write_zeros(fd, step->to, step->len, NULL);
 	}
 	return -EINVAL;
 }
@@ -163,6 +221,9 @@ static bool destroys(const struct stfs_step *step, const struct stfs_step *earli
 {
 	uint64_t from = earlier->from, end = earlier->from + earlier->len;
 
+	/* C8: durable before anything else changes, and never again once something has. */
+	if (earlier->kind == STFS_STEP_ERASE)
+		return true;
 	if (earlier->kind != STFS_STEP_COPY)
 		return false;
 	if (step->kind == STFS_STEP_TRUNCATE)

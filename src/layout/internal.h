@@ -59,7 +59,8 @@ static inline bool stfs_item_is_new(const struct stfs_layout_item *item)
 static inline uint64_t stfs_item_alignment(const struct stfs_layout_view *view,
 					   const struct stfs_layout_item *item)
 {
-	if (view->problem->compact || stfs_item_is_new(item) || item->old % item->alignment == 0)
+	if (view->problem->compact || view->problem->aligned || stfs_item_is_new(item) ||
+	    item->old % item->alignment == 0)
 		return item->alignment;
 	return 1;
 }

@@ -33,7 +33,7 @@
  *       a source and a destination that do not overlap, so that it may be done again
  *       (copies_may_be_done_again).
  *   L4  an item that was aligned to its element size is aligned afterwards, and a new one is, and
- *       every one when `compact` is set (alignments_are_kept, compact_aligns_all_and_keeps_no_reserve).
+ *       every one when `compact` or `aligned` is set (alignments_are_kept, compact_aligns_all_and_keeps_no_reserve).
  *   L5  the cost is at most that of the rewrite, if that fits into the room
  *       (no_plan_costs_more_than_a_rewrite, room_is_never_exceeded).
  *   L6  data_start is a multiple of 8 if the old one was, or if anything before the data moved
@@ -65,6 +65,7 @@ struct stfs_layout_file {
 	bool replace_only;   /* somebody reads the file: leave its inode alone if live bytes move */
 	uint64_t room;       /* bytes that can be allocated, behind it or beside it */
 	uint64_t cached;     /* bytes of it in memory, which a shift drops; at most `length` */
+	uint64_t overwriting; /* bytes that may have to be allocated when live ones are overwritten */
 };
 
 struct stfs_layout_problem {
@@ -79,6 +80,8 @@ struct stfs_layout_problem {
 	/* Every item shall be aligned, not only those that were, and the header keeps no reserve: less
 	 * than a block of it (block 0: a page) where data stays, none where all is written anew. */
 	bool compact;
+	/* Every item shall be aligned; the header keeps its reserve. */
+	bool aligned;
 };
 
 enum stfs_step_kind {
@@ -88,6 +91,7 @@ enum stfs_step_kind {
 	STFS_STEP_COLLAPSE, /* [to, to + len) is removed, what is behind moves down */
 	STFS_STEP_INSERT,   /* len bytes are inserted at `to`, what is behind moves up */
 	STFS_STEP_TRUNCATE, /* the file ends at `to` */
+	STFS_STEP_ERASE,    /* [to, to + len) becomes zeros; of no plan, the commit's own (commit.h) */
 };
 
 struct stfs_step {
@@ -117,6 +121,7 @@ struct stfs_plan_cost {
 	uint64_t moved;   /* bytes of kept items that are copied, edges of shifts among them */
 	uint64_t shifted; /* bytes behind block shifts, and shared ones: only their extents change */
 	uint64_t space;   /* bytes that must be allocated for a while */
+	uint64_t unsure;  /* of these, what overwriting may need, and cannot be reserved */
 	uint64_t total;   /* what plans are compared by */
 };
 

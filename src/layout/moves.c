@@ -33,6 +33,7 @@ static uint64_t moved(const struct stfs_step *step, uint64_t now)
 		return now >= step->to ? STFS_MOVED_NOWHERE : now;
 	case STFS_STEP_INSERT: return now >= step->to ? now + step->len : now;
 	case STFS_STEP_TRUNCATE: return now >= step->to ? STFS_MOVED_NOWHERE : now;
+	case STFS_STEP_ERASE: return now >= step->to && now < end ? STFS_MOVED_NOWHERE : now;
 	case STFS_STEP_WRITE: /* behind all that the map has by then */
 	case STFS_STEP_CLONE: break;
 	}

@@ -107,7 +107,8 @@ static uint64_t length_after(const struct stfs_step *s, uint64_t now)
 	case STFS_STEP_INSERT: return now + s->len;
 	case STFS_STEP_COLLAPSE: return now - s->len;
 	case STFS_STEP_TRUNCATE: return s->to;
-	case STFS_STEP_CLONE: break;
+	case STFS_STEP_CLONE:
+	case STFS_STEP_ERASE: break;
 	}
 	return now;
 }

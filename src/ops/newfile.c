@@ -147,7 +147,7 @@ static int place_new(struct stfs_newfile *file)
 
 	if (!file->temp)
 		return stfs_io->link_fd(file->fd, file->folder_fd, file->name) < 0 ? -errno : 0;
-	r = stfs_beside_place(file->folder_fd, file->temp, file->name, file->fd);
+	r = stfs_beside_place(file->folder_fd, file->temp, file->folder_fd, file->name, file->fd);
 	if (r == 0)
 		free(stfs_steal_ptr(&file->temp));
 	return r;

@@ -266,7 +266,7 @@ static int describe(struct stfs_edit *edit, struct stfs_slot *slot, struct stfs_
 	*tensor = (struct stfs_edit_tensor){
 		.name = slot->name, .dtype = slot->dtype, .dims = slot->dims, .rank = slot->rank,
 		.len = slot->len, .shard = slot->shard, .is_new = slot->is_new,
-		.fd = slot->source.pieces ? -1 : slot->source.fd, .offset = slot->source.offset};
+		.fd = stfs_source_is_range(&slot->source) ? slot->source.fd : -1, .offset = slot->source.offset};
 	if (!slot->is_new) {
 		const struct stfs_shard *shard = &edit->model->shards[slot->shard];
 
@@ -340,19 +340,21 @@ void stfs_edit_close(struct stfs_edit *edit)
 		close(edit->folder_fd);
 	if (edit->old_fd >= 0)
 		close(edit->old_fd);
+	if (edit->foreign_fd >= 0)
+		close(edit->foreign_fd);
 	free(edit->path);
 	free(edit->name);
 	free(edit->real);
 	free(edit);
 }
 
-static struct stfs_edit *make(unsigned flags)
+struct stfs_edit *stfs_edit_make(unsigned flags)
 {
 	struct stfs_edit *edit = calloc(1, sizeof(*edit));
 
 	if (edit) {
 		edit->flags = flags;
-		edit->folder_fd = edit->spool = edit->old_fd = -1;
+		edit->folder_fd = edit->spool = edit->old_fd = edit->foreign_fd = -1;
 	}
 	return edit;
 }
@@ -448,8 +450,8 @@ static int open_edit(struct stfs_edit *edit, const char *path, bool *cleaned, st
 	return r < 0 ? r : stfs_edit_load(edit);
 }
 
-static int give(struct stfs_edit *made, int r, const char *path, struct stfs_edit **edit,
-		struct stfs_err *err)
+int stfs_edit_give(struct stfs_edit *made, int r, const char *path, struct stfs_edit **edit,
+		   struct stfs_err *err)
 {
 	if (r == 0) {
 		*edit = made;
@@ -463,10 +465,10 @@ static int give(struct stfs_edit *made, int r, const char *path, struct stfs_edi
 
 int stfs_edit_open(const char *path, unsigned flags, struct stfs_edit **edit, struct stfs_err *err)
 {
-	struct stfs_edit *made = make(flags);
+	struct stfs_edit *made = stfs_edit_make(flags);
 	bool cleaned = false;
 
-	return give(made, made ? open_edit(made, path, &cleaned, err) : -ENOMEM, path, edit, err);
+	return stfs_edit_give(made, made ? open_edit(made, path, &cleaned, err) : -ENOMEM, path, edit, err);
 }
 
 /* The file that is to be overwritten: nobody has it mounted or is changing it, until we are done. */
@@ -540,12 +542,12 @@ static int place_new(struct stfs_edit *edit, const char *path, struct stfs_err *
 
 int stfs_edit_create(const char *path, unsigned flags, struct stfs_edit **edit, struct stfs_err *err)
 {
-	struct stfs_edit *made = make(flags);
+	struct stfs_edit *made = stfs_edit_make(flags);
 	int r = made ? place_new(made, path, err) : -ENOMEM;
 
 	if (r == 0)
 		r = stfs_edit_load(made);
-	return give(made, r, path, edit, err);
+	return stfs_edit_give(made, r, path, edit, err);
 }
 
 /* Commits what a rescue file holds. */
@@ -576,7 +578,7 @@ static int commit_rescued(const char *path, unsigned flags, enum stfs_recovered 
 static void clean_leftovers(const char *path, unsigned flags, enum stfs_recovered *what)
 {
 	struct stfs_err err = STFS_ERR_INIT;
-	struct stfs_edit *edit = make(flags);
+	struct stfs_edit *edit = stfs_edit_make(flags);
 	bool cleaned = false;
 
 	if (edit && open_edit(edit, path, &cleaned, &err) == 0 && cleaned)
@@ -604,7 +606,7 @@ static int check_poison(const char *path, struct stfs_err *err)
 
 int stfs_recover(const char *path, unsigned flags, enum stfs_recovered *what, struct stfs_err *err)
 {
-	struct stfs_edit *edit = make(flags);
+	struct stfs_edit *edit = stfs_edit_make(flags);
 	int r = edit ? stfs_edit_resolve(edit, path, err) : -ENOMEM, kept = 0;
 
 	*what = STFS_RECOVERED_NOTHING;

@@ -52,6 +52,20 @@ int stfs_edit_open(const char *path, unsigned flags, struct stfs_edit **edit, st
 /* A model that is not there yet: one file, that appears at `path` when it is committed. -EEXIST. */
 int stfs_edit_create(const char *path, unsigned flags, struct stfs_edit **edit, struct stfs_err *err);
 
+/*
+ * A file in another format that is to become a model where it is (docs/journal.md), by what is put into
+ * it: empty at first. 0; -EOPNOTSUPP when it cannot be changed in place; -EPERM; -EBUSY, also when a change to
+ * it was interrupted and is to be recovered first; another -errno.
+ */
+int stfs_edit_open_foreign(const char *path, unsigned flags, struct stfs_edit **edit, struct stfs_err *err);
+/* The file, borrowed, until it is a model. */
+int stfs_edit_foreign_fd(const struct stfs_edit *edit, uint64_t *length);
+/*
+ * Says that no byte of any tensor lies from `end` on: what stands there may be how programs find the others, and is
+ * erased before these move. Until it is said, the whole file may be tensors.
+ */
+void stfs_edit_set_foreign_end(struct stfs_edit *edit, uint64_t end);
+
 /* Drops what is staged. */
 void stfs_edit_close(struct stfs_edit *edit);
 
@@ -72,7 +86,7 @@ struct stfs_edit_tensor {
 	uint64_t len;   /* bytes */
 	uint32_t shard; /* number of the file that holds it */
 	bool is_new;    /* its bytes are not in that file yet */
-	int fd;         /* borrowed: where its bytes can be read now; -1: they are in pieces */
+	int fd;         /* borrowed: where its bytes can be read now; -1: in pieces, or by a reader alone */
 	uint64_t offset;
 };
 
@@ -103,11 +117,26 @@ int stfs_edit_spool_tensor(struct stfs_edit *edit, const struct stfs_model *mode
 /*
  * Puts a tensor in the place of the one of that name, keeping its file and its place in the header, or
  * adds it. Of a sharded model a new one goes to the file of its nearest neighbour in natural order.
- * Its bytes, as many as dtype and shape say, are `source`'s, whose pieces are borrowed until what is
+ * Its bytes, as many as dtype and shape say, are `source`'s, whose pieces or reader are borrowed until what is
  * staged is committed or dropped. -EINVAL for a name or shape that no header can hold.
  */
 int stfs_edit_put(struct stfs_edit *edit, struct stfs_str name, enum stfs_dtype dtype,
 		  const uint64_t *dims, size_t rank, struct stfs_source source, struct stfs_err *err);
+
+/*
+ * The same of bytes that stand in the foreign file, from `offset` on. No byte is one of two tensors that stay
+ * so; of others' sources it may be one.
+ */
+int stfs_edit_stay(struct stfs_edit *edit, struct stfs_str name, enum stfs_dtype dtype,
+		   const uint64_t *dims, size_t rank, uint64_t offset, struct stfs_err *err);
+
+/* Whether stfs_edit_move() may give a foreign file that name: asked before it is changed. 0 or -errno. */
+int stfs_edit_check_move(const struct stfs_edit *edit, const char *path, struct stfs_err *err);
+/*
+ * Gives the one file of a model that has been committed the name `path`, which is free, in one step that is
+ * durable. 0; -EEXIST; -EXDEV; another -errno.
+ */
+int stfs_edit_move(struct stfs_edit *edit, const char *path, struct stfs_err *err);
 
 /* The same bytes under another type or shape, of as many bytes. */
 int stfs_edit_retype(struct stfs_edit *edit, struct stfs_str name, enum stfs_dtype dtype,

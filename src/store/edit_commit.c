@@ -79,6 +79,8 @@ static void describe_slot(struct stfs_part *part, size_t i, uint64_t **dims)
 	part->header_items[i] = (struct stfs_header_item){
 		.name = slot->name, .dtype = slot->dtype, .dims = shape, .rank = slot->rank,
 		.source = entry_text(edit, slot)};
+	if (slot->stays)
+		part->items[i].old = slot->source.offset;
 	if (!slot->is_new)
 		part->items[i].old = stfs_header_data_start(header) +
 				     stfs_slot_tensor(edit, slot)->begin;
@@ -211,6 +213,15 @@ static int make_file(struct stfs_part *part, struct stfs_commit_file *file, stru
 								    shard->header->text_len));
 		file->problem.file.length = shard->size;
 		file->problem.file.data_start = stfs_header_data_start(shard->header);
+	}
+	if (edit->foreign_fd >= 0) {
+		file->fd = edit->foreign_fd;
+		file->foreign = true;
+		file->header_hash = edit->foreign_hash;
+		file->foreign_end = edit->foreign_end;
+		file->problem.file.length = edit->foreign_length;
+		file->problem.file.data_start = STFS_LENGTH_WORD;
+		file->problem.aligned = true;
 	}
 	return measure_header(part, &file->problem, err);
 }
@@ -476,7 +487,7 @@ static int check_shards(const struct stfs_edit *edit, struct stfs_err *err)
 		if (r < 0)
 			return stfs_err_errno(err, r, "%s", edit->path);
 	}
-	return 0;
+	return stfs_edit_check_foreign(edit, err);
 }
 
 static int run(struct stfs_edit *edit, struct stfs_commit_parts *all, const struct stfs_progress *progress,

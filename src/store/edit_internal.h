@@ -22,6 +22,7 @@ struct stfs_slot {
 	bool is_new : 1;
 	bool typed : 1;   /* dtype and dims are its own */
 	bool removed : 1; /* stands in the table only so that names behind it are found */
+	bool stays : 1;   /* is_new, and its bytes stand in the foreign file, at source.offset, for it alone */
 	bool hidden : 1;  /* another shard shows the tensor of this name: kept as it is */
 };
 
@@ -49,6 +50,10 @@ struct stfs_edit {
 	char *real;     /* owned: the path that leads there without links */
 	int folder_fd;  /* owned */
 	int old_fd;     /* owned: the file that a new model takes the place of, locked; else -1 */
+	int foreign_fd; /* owned: the file in another format that becomes the model, locked; else -1 */
+	uint64_t foreign_length, foreign_hash; /* of it: stfs_commit_foreign_hash() */
+	uint64_t foreign_end; /* of the last tensor in it */
+	struct timespec foreign_mtime; /* when it was opened */
 	struct stfs_slot *slots; /* owned */
 	size_t count, cap;
 	uint64_t next_order;
@@ -79,6 +84,12 @@ struct stfs_edit {
 };
 
 /* ---- edit.c ---- */
+
+/* A handle without a model, or NULL. */
+struct stfs_edit *stfs_edit_make(unsigned flags);
+/* Hands it over when `r` is 0; else closes it and sees that `err` says something. Returns `r`. */
+int stfs_edit_give(struct stfs_edit *made, int r, const char *path, struct stfs_edit **edit,
+		   struct stfs_err *err);
 
 /* Fills slots and table from the model. 0 or -errno. */
 int stfs_edit_load(struct stfs_edit *edit);
@@ -170,6 +181,11 @@ int stfs_edit_add_pair(struct stfs_edit_shard *shard, struct stfs_str key, struc
 /* The pair with that key, or NULL. The shard's metadata is loaded. */
 struct stfs_pair *stfs_edit_find_pair(struct stfs_edit_shard *shard, struct stfs_str key);
 
+/* ---- edit_foreign.c ---- */
+
+/* E4: -ESTALE, with a word, when the foreign file, if there is one, is not what it was. */
+int stfs_edit_check_foreign(const struct stfs_edit *edit, struct stfs_err *err);
+
 /* ---- spool.c ---- */
 
 int stfs_edit_open_spool(struct stfs_edit *edit);
@@ -196,6 +212,8 @@ void stfs_edit_free_kept(struct stfs_edit *edit);
  * real, name and folder_fd filled; -EPERM when the guard holds it back.
  */
 int stfs_edit_resolve(struct stfs_edit *edit, const char *path, struct stfs_err *err);
+/* The same of one file, which a message calls `subject`. */
+int stfs_edit_guard_file(const struct stfs_edit *edit, int fd, const char *subject, struct stfs_err *err);
 /* The same of the files themselves, once they are open. */
 int stfs_edit_guard(const struct stfs_edit *edit, struct stfs_err *err);
 

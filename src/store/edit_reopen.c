@@ -60,6 +60,8 @@ static int open_fresh(const struct stfs_edit *edit, const struct stfs_commit_par
 			given[count++] = (struct stfs_given){edit->model->shards[i].name,
 							     edit->model->shards[i].fd};
 	}
+	if (edit->foreign_fd >= 0 && count == 0)
+		given[count++] = (struct stfs_given){edit->name, edit->foreign_fd};
 	if (edit->model && stfs_model_is_sharded(edit->model) && !all->has_index)
 		given[count++] = (struct stfs_given){edit->name, edit->model->index_fd};
 	return open_in_folder(edit, open_flags(edit), given, count, fresh, err);
@@ -76,6 +78,7 @@ static int go_over(struct stfs_edit *edit, struct stfs_model *fresh, bool told)
 		return r;
 	}
 	anew.stuck = false;
+	anew.foreign_fd = -1; /* it is a model now */
 	old = *edit;
 	if (told)
 		stfs_edit_swap(edit, &anew);
@@ -84,6 +87,8 @@ static int go_over(struct stfs_edit *edit, struct stfs_model *fresh, bool told)
 	stfs_edit_free_moves(old.moves, old.shard_count);
 	stfs_edit_unload(&old);
 	stfs_model_close(old.model);
+	if (old.foreign_fd >= 0)
+		close(old.foreign_fd);
 	return 0;
 }
 

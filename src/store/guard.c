@@ -84,21 +84,21 @@ static const char *subject(const struct stfs_edit *edit, const struct stfs_shard
 	return stfs_model_is_sharded(edit->model) ? shard->name : "the file";
 }
 
-static int guard_shard(const struct stfs_edit *edit, const struct stfs_shard *shard, struct stfs_err *err)
+int stfs_edit_guard_file(const struct stfs_edit *edit, int fd, const char *subject, struct stfs_err *err)
 {
 	struct stat st;
 
-	if (fstat(shard->fd, &st) < 0)
-		return stfs_err_errno(err, -errno, "%s", shard->name);
+	if (fstat(fd, &st) < 0)
+		return stfs_err_errno(err, -errno, "%s", edit->path);
 	if (edit->flags & STFS_EDIT_FORCE)
 		return 0;
 	if (st.st_nlink > 1)
 		return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: %s has other names (%lu hard link%s), which "
-				    "would change with it; copy it first, or use %s", edit->path, subject(edit, shard),
+				    "would change with it; copy it first, or use %s", edit->path, subject,
 				    (unsigned long)st.st_nlink - 1, st.st_nlink == 2 ? "" : "s", force(edit));
 	if (!(st.st_mode & S_IWUSR))
 		return stfs_err_set(err, -EPERM, STFS_NO_POSITION, "%s: %s is read-only for its owner; chmod u+w "
-				    "it, or use %s", edit->path, subject(edit, shard), force(edit));
+				    "it, or use %s", edit->path, subject, force(edit));
 	return 0;
 }
 
@@ -117,7 +117,7 @@ int stfs_edit_guard(const struct stfs_edit *edit, struct stfs_err *err)
 			return stfs_err_set(err, -EBADMSG, STFS_NO_POSITION, "%s: %s is truncated: fetch it "
 					    "again, or copy its complete tensors out with `stfs cp`",
 					    edit->path, subject(edit, shard));
-		r = guard_shard(edit, shard, err);
+		r = stfs_edit_guard_file(edit, shard->fd, subject(edit, shard), err);
 		if (r < 0)
 			return r;
 		if (!stfs_model_is_sharded(edit->model))

@@ -41,7 +41,7 @@ struct rescue {
 /* An empty tensor has no place, wherever its source points. */
 static bool is_spooled(const struct stfs_edit *edit, const struct stfs_slot *slot)
 {
-	return slot->len && !slot->source.pieces && slot->source.fd == edit->spool;
+	return slot->len && stfs_source_is_range(&slot->source) && slot->source.fd == edit->spool;
 }
 
 bool stfs_edit_needs_rescue(const struct stfs_edit *edit)
@@ -212,7 +212,7 @@ static void free_layout(struct layout *layout)
 	free(layout->dims);
 }
 
-/* Pieces become one, at the end of the spool. */
+/* Pieces, and what a reader makes, become one at the end of the spool. */
 static int join_pieces(struct stfs_edit *edit, struct stfs_slot *slot)
 {
 	uint64_t end = edit->spool_end;
@@ -233,7 +233,7 @@ static int move_whole(struct stfs_edit *edit, struct stfs_slot *slot, struct stf
 	uint64_t taken;
 	int r;
 
-	if (slot->source.pieces)
+	if (slot->source.pieces || slot->source.reader)
 		return join_pieces(edit, slot);
 	r = stfs_edit_spool_range(edit, slot->source, slot->len, &source, &taken, err);
 	if (r == 0)

@@ -10,12 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "base/io.h"
 
 #define FILES_MAX 64
-#define OPS_MAX 4096
+#define OPS_MAX 40000
 #define NAME_LEN 256
 #define UNMAPPED 0
 
@@ -544,6 +545,17 @@ static void put_folder(struct state *s)
 	}
 }
 
+static int sim_fstatvfs(int fd, struct statvfs *fs)
+{
+	int r = fstatvfs(fd, fs);
+
+	if (r == 0 && able.room) {
+		fs->f_frsize = 1;
+		fs->f_bavail = able.room;
+	}
+	return r;
+}
+
 static void take_folder(void)
 {
 	DIR *dir = opendir(root);
@@ -584,6 +596,7 @@ void sim_begin(const char *folder, struct sim_abilities abilities, uint64_t rand
 	calls.clone = sim_clone;
 	calls.clone_range = sim_clone_range;
 	calls.fiemap = sim_fiemap;
+	calls.fstatvfs = sim_fstatvfs;
 	calls.openat = sim_openat;
 	calls.renameat2 = sim_renameat2;
 	calls.unlinkat = sim_unlinkat;

@@ -23,6 +23,7 @@ enum sim_policy { SIM_STOPPED, SIM_CUT };
 
 struct sim_abilities {
 	bool shift, clone;
+	uint64_t room; /* bytes that a plan may allocate; 0: as many as there are */
 };
 
 /* Begins: the folder's files as they are now are what a crash finds. Nothing is recorded yet. */

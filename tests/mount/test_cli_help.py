@@ -5,7 +5,8 @@ import subprocess
 
 import pytest
 
-EDITING = ["put", "rm", "mv", "rename", "cp", "metadata", "edit", "create", "compact", "save"]
+EDITING = ["put", "rm", "mv", "rename", "cp", "metadata", "edit", "create", "compact", "save", "import-pytorch",
+           "import-pytorch-inplace"]
 VERBS = ["info", "ls", "cat", "check", "map", *EDITING, "recover", "export-pytorch", "mount", "umount", "status", "sync"]
 
 

@@ -268,6 +268,9 @@ static void run_step(struct world *w, const struct stfs_step *s, const cell *sou
 	case STFS_STEP_INSERT:
 		shift_step(w, s, in_place);
 		break;
+	case STFS_STEP_ERASE:
+		ck_abort_msg("a plan erases nothing");
+		break;
 	case STFS_STEP_TRUNCATE:
 		set_len(w, s->to);
 		break;

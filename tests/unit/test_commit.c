@@ -511,6 +511,21 @@ START_TEST(writes_begin_and_end_inside_pieces)
 }
 END_TEST
 
+/* C8: it is durable before anything moves, and is not done again once something has. */
+START_TEST(an_erasure_is_marked_at_once)
+{
+	static const struct stfs_step steps[] = {
+		{.kind = STFS_STEP_ERASE, .to = 5000, .len = 100},
+		{.kind = STFS_STEP_COPY, .from = 100, .to = 200, .len = 50},
+		{.kind = STFS_STEP_COPY, .from = 300, .to = 400, .len = 50},
+	};
+
+	ck_assert(!stfs_steps_need_mark(steps, 0, 0));
+	ck_assert(stfs_steps_need_mark(steps, 0, 1));
+	ck_assert(!stfs_steps_need_mark(steps, 1, 2));
+}
+END_TEST
+
 START_TEST(a_shift_always_needs_a_mark)
 {
 	struct stfs_step steps[2] = {{.kind = STFS_STEP_COPY, .from = 0, .to = 8192, .len = 10},
@@ -1147,6 +1162,126 @@ START_TEST(a_foreign_file_is_left_alone)
 }
 END_TEST
 
+/* ---- Files in another format ---- */
+
+#define FOREIGN_LEN 200000
+
+/* An archive; a model of its first 8,000 bytes behind the header is what becomes of it. */
+static void put_foreign(const char *begin)
+{
+	STFS_AUTO_BUF struct stfs_buf bytes = STFS_BUF_INIT;
+
+	stfs_buf_add(&bytes, begin, 8);
+	for (size_t i = 8; i < FOREIGN_LEN; i++)
+		stfs_buf_putc(&bytes, (char)(i * 3 + i / 256));
+	put_file(MODEL, bytes.data, bytes.len);
+}
+
+static int foreign_journal(const char *begin, const struct stfs_step *steps, size_t count, bool record)
+{
+	STFS_AUTO_FD int fd = -1;
+	struct stfs_journal journal = {.fd = -1, .count = 1, .files = calloc(1, sizeof(*journal.files))};
+	struct stfs_journal_file *file = &journal.files[0];
+	int r;
+
+	put_foreign(begin);
+	unlinkat(folder, JOURNAL, 0);
+	*file = file_of(MODEL);
+	fd = openat(folder, MODEL, O_RDONLY | O_CLOEXEC);
+	r = stfs_commit_foreign_hash(fd, FOREIGN_LEN, &file->old_word, &file->old_hash);
+	file->old_length = file->ahead = FOREIGN_LEN;
+	file->foreign = true;
+	file->steps = steps_of(steps, count);
+	file->step_count = count;
+	if (r == 0)
+		ck_assert_int_eq(stfs_journal_begin(&journal, folder, MODEL), 0);
+	if (r == 0 && record)
+		ck_assert_int_eq(stfs_journal_record(&journal, 4096, 0), 0);
+	stfs_journal_close(&journal);
+	return r;
+}
+
+static const struct stfs_step becomes_model[] = {
+	{.kind = STFS_STEP_ERASE, .item = UINT32_MAX, .to = FOREIGN_LEN - 1000, .len = 1000},
+	{.kind = STFS_STEP_COPY, .item = UINT32_MAX, .from = 100000, .to = 8 + TEXT_LEN, .len = 8000},
+	{.kind = STFS_STEP_TRUNCATE, .item = UINT32_MAX, .to = MODEL_LEN},
+};
+
+/* With a record the model, whether its first bytes are still its own or are poisoned; without, as it was. */
+START_TEST(a_foreign_file_becomes_the_model_or_stays)
+{
+	STFS_AUTO_BUF struct stfs_buf bytes = STFS_BUF_INIT;
+	STFS_AUTO_BUF struct stfs_buf old = STFS_BUF_INIT;
+	enum stfs_recovered what;
+
+	for (int kind = 0; kind < 3; kind++) {
+		ck_assert_int_eq(foreign_journal("PK\3\4abcd", becomes_model, 3, kind < 2), 0);
+		get_file(MODEL, &old);
+		bytes.len = 0;
+		stfs_buf_add(&bytes, old.data, old.len);
+		if (kind == 1)
+			stfs_store_le64(bytes.data, STFS_POISON);
+		else if (kind == 2)
+			stfs_buf_puts(&bytes, "new bytes behind the end");
+		put_file(MODEL, bytes.data, bytes.len);
+		ck_assert_int_eq(recover(&what, NULL), 0);
+		ck_assert_int_eq(what, kind == 2 ? STFS_RECOVERED_OLD : STFS_RECOVERED_NEW);
+		get_file(MODEL, &bytes);
+		ck_assert_uint_eq(bytes.len, kind == 2 ? FOREIGN_LEN : MODEL_LEN);
+		if (kind == 2)
+			ck_assert_mem_eq(bytes.data, old.data, FOREIGN_LEN);
+		else
+			ck_assert_mem_eq(bytes.data + 8 + TEXT_LEN, old.data + 100000, 8000);
+		ck_assert(!exists(JOURNAL));
+	}
+}
+END_TEST
+
+/* It was replaced since by another file: of either end a byte is enough to tell. */
+START_TEST(another_foreign_file_is_left_alone)
+{
+	static const size_t places[] = {3, 10, 60000, FOREIGN_LEN - 60000, FOREIGN_LEN - 1};
+	STFS_AUTO_BUF struct stfs_buf bytes = STFS_BUF_INIT;
+
+	for (size_t i = 0; i < STFS_CHECK_COUNT(places); i++) {
+		ck_assert_int_eq(foreign_journal("PK\3\4abcd", becomes_model, 3, true), 0);
+		get_file(MODEL, &bytes);
+		bytes.data[places[i]] ^= 1;
+		put_file(MODEL, bytes.data, bytes.len);
+		expect_unbelieved("another", -EUCLEAN);
+		expect_file(MODEL, bytes.data, bytes.len, "recovery of another file");
+	}
+}
+END_TEST
+
+START_TEST(a_file_that_looks_poisoned_cannot_be_foreign)
+{
+	ck_assert_int_eq(foreign_journal("PK\3\4abc\200", NULL, 0, false), -EOPNOTSUPP);
+	ck_assert_int_eq(foreign_journal("\0\0\0\0\0\0\0\0", NULL, 0, false), -EOPNOTSUPP);
+}
+END_TEST
+
+/* It erases the end of a foreign file, before all else, and nothing else. */
+START_TEST(hostile_erasures_are_refused)
+{
+	struct stfs_step steps[] = {becomes_model[0], becomes_model[0]};
+	enum stfs_recovered what;
+
+	put_model(MODEL, OLD_TEXT, 0);
+	steps_journal(&(struct stfs_step){.kind = STFS_STEP_ERASE, .to = MODEL_LEN - 10, .len = 10}, 1);
+	ck_assert_int_eq(recover(&what, NULL), -EPROTO);
+	ck_assert_int_eq(foreign_journal("PK\3\4abcd", steps, 2, true), 0);
+	ck_assert_int_eq(recover(&what, NULL), -EPROTO);
+	steps[0].to--;
+	ck_assert_int_eq(foreign_journal("PK\3\4abcd", steps, 1, true), 0);
+	ck_assert_int_eq(recover(&what, NULL), -EPROTO);
+	steps[0] = (struct stfs_step){.kind = STFS_STEP_ERASE, .to = FOREIGN_LEN - STFS_ERASED_MOST - 1,
+				      .len = STFS_ERASED_MOST + 1};
+	ck_assert_int_eq(foreign_journal("PK\3\4abcd", steps, 1, true), 0);
+	ck_assert_int_eq(recover(&what, NULL), -EPROTO);
+}
+END_TEST
+
 START_TEST(takes_back_what_has_no_record)
 {
 	STFS_AUTO_BUF struct stfs_buf bytes = STFS_BUF_INIT;
@@ -1359,7 +1494,7 @@ int main(void)
 	const TTest *const steps[] = {
 		marks_stand_where_steps_could_not_be_run_again, a_shift_always_needs_a_mark,
 		marks_keep_to_the_room_reserved_for_them, marks_follow_what_they_say,
-		an_insert_at_the_front_is_poisoned_again, writes_begin_and_end_inside_pieces,
+		an_insert_at_the_front_is_poisoned_again, an_erasure_is_marked_at_once, writes_begin_and_end_inside_pieces,
 	};
 	const TTest *const journals[] = {
 		a_journal_is_read_as_it_was_written, a_flipped_byte_of_a_journal_is_seen,
@@ -1370,7 +1505,9 @@ int main(void)
 		a_file_that_has_become_a_link_is_left_alone,
 	};
 	const TTest *const recovery[] = {
-		finishes_what_the_journal_tells, a_foreign_file_is_left_alone, takes_back_what_has_no_record,
+		finishes_what_the_journal_tells, a_foreign_file_is_left_alone, a_foreign_file_becomes_the_model_or_stays,
+		another_foreign_file_is_left_alone, a_file_that_looks_poisoned_cannot_be_foreign, hostile_erasures_are_refused,
+		takes_back_what_has_no_record,
 		a_damaged_journal_of_a_poisoned_model_is_kept, a_locked_file_is_busy,
 		hostile_copies_are_refused, hostile_steps_come_to_an_end,
 	};

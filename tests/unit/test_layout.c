@@ -346,6 +346,52 @@ START_TEST(without_room_tensors_slide)
 }
 END_TEST
 
+/* What could not lie aligned behind those that slide lies before them. */
+START_TEST(new_ones_lie_before_what_slides)
+{
+	static const uint64_t sizes[] = {409602, 819200, 409604, 40960};
+	struct stfs_plan plan;
+	struct world w;
+
+	make_model(&w, sizes, 4, 4);
+	for (uint32_t i = 0; i < 4; i++)
+		w.items[i].alignment = 2;
+	add_new(&w, 24);
+	w.items[4].alignment = 8;
+	add_new(&w, 40962);
+	w.items[5].alignment = 2;
+	w.problem.file.can_shift = false;
+	w.problem.file.room = 262144;
+	w.problem.header_need += 100;
+	moved_by(&w, &plan);
+	ck_assert_int_eq(plan.kind, STFS_PLAN_IN_PLACE);
+	ck_assert_uint_eq(plan.place[4], plan.data_start);
+	ck_assert_uint_eq(plan.place[0], plan.data_start + 24);
+	ck_assert_uint_gt(plan.place[5], plan.place[3]);
+	stfs_plan_free(&plan);
+}
+END_TEST
+
+/* Where overwriting takes room there must be that much more. */
+START_TEST(a_slide_leaves_room_for_overwriting)
+{
+	static const uint64_t sizes[] = {40960, 16384, 819200, 819200, 4};
+	struct stfs_plan plan;
+	struct world w;
+
+	make_model(&w, sizes, 5, 1);
+	w.problem.file.can_shift = false;
+	w.problem.file.room = 4096 + 8192;
+	w.problem.file.overwriting = 8192;
+	moved_by(&w, &plan);
+	ck_assert_uint_ge(plan.cost.space, 8192);
+	ck_assert_uint_eq(plan.cost.unsure, 8192);
+	stfs_plan_free(&plan);
+	w.problem.file.overwriting = 4096 + 8192 + 1;
+	ck_assert_int_eq(stfs_layout_plan(&w.problem, &plan), -ENOSPC);
+}
+END_TEST
+
 START_TEST(a_longer_header_slides_everything_up)
 {
 	struct stfs_plan plan;
@@ -444,7 +490,8 @@ int main(void)
 		a_hole_before_the_last_edge_is_cut_off, a_window_elsewhere_fills_an_odd_hole,
 		small_odd_tensors_stay_last, small_tensors_lie_behind_large_ones,
 		a_twin_fills_the_hole_without_shifts, a_shift_that_drops_pages_is_dear,
-		without_room_tensors_slide, without_shifts_the_front_is_filled,
+		without_room_tensors_slide, new_ones_lie_before_what_slides, a_slide_leaves_room_for_overwriting,
+		without_shifts_the_front_is_filled,
 		a_longer_header_slides_everything_up, readers_do_not_forbid_to_append,
 		pieces_too_small_to_share_are_written_anew,
 		compact_gives_back_the_reserve_by_blocks, items_that_overlap_or_lie_outside_are_refused};

@@ -5,6 +5,7 @@
 #include <errno.h>
 
 #include "base/cleanup.h"
+#include "codec/crc.h"
 #include "codec/zip.h"
 
 static struct test_zip made;
@@ -237,6 +238,25 @@ START_TEST(mutated)
 }
 END_TEST
 
+/* By folding, where the processor can, and by zlib. */
+START_TEST(crcs_are_those_of_zlib)
+{
+	unsigned char bytes[1500];
+	uint64_t state = stfs_check_seed();
+
+	for (size_t i = 0; i < sizeof(bytes); i++)
+		bytes[i] = (unsigned char)stfs_check_below(&state, 256);
+	for (int round = 0; round < 20000; round++) {
+		size_t at = stfs_check_below(&state, 300);
+		size_t len = stfs_check_below(&state, round % 4 ? 200 : sizeof(bytes) - 300);
+		uint32_t before = (uint32_t)stfs_check_below(&state, UINT32_MAX);
+
+		ck_assert_uint_eq(stfs_crc32(before, bytes + at, len), crc32_z(before, bytes + at, len));
+	}
+	ck_assert_uint_eq(stfs_crc32(0, "123456789", 9), 0xcbf43926);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *suite = suite_create("zip");
@@ -254,6 +274,7 @@ int main(void)
 	tcase_add_test(all, damaged_bytes);
 	tcase_add_test(all, cut_off);
 	tcase_add_test(all, mutated);
+	tcase_add_test(all, crcs_are_those_of_zlib);
 	suite_add_tcase(suite, all);
 	return stfs_check_main(suite);
 }
