@@ -46,6 +46,15 @@ static void add_findings(struct json_object *object, const struct stfs_findings 
 	stfs_jsonout_add(object, "counts", counts);
 }
 
+/* The official loader reads no checkpoints, and so says nothing of them. */
+static void add_official(struct json_object *object, bool official, bool is_checkpoint)
+{
+	if (is_checkpoint)
+		stfs_jsonout_add(object, "official", NULL);
+	else
+		stfs_jsonout_add_string(object, "official", official ? "ok" : "error");
+}
+
 static struct json_object *file_json(const struct stfs_check_file *file)
 {
 	struct json_object *object = stfs_jsonout_object();
@@ -53,7 +62,7 @@ static struct json_object *file_json(const struct stfs_check_file *file)
 	stfs_jsonout_add_string(object, "file", file->shard->name);
 	stfs_jsonout_add_number(object, "size", file->shard->size);
 	stfs_jsonout_add_number(object, "header_bytes", file->header_bytes);
-	stfs_jsonout_add_string(object, "official", file->official ? "ok" : "error");
+	add_official(object, file->official, file->shard->torch);
 	stfs_jsonout_add_string(object, "verdict", stfs_verdict_name(file->verdict));
 	stfs_jsonout_add_bool(object, "tolerant", file->tolerant);
 	stfs_jsonout_add_number(object, "tensors", file->tensors);
@@ -86,7 +95,7 @@ static void print_json(const char *path, const struct stfs_model *model,
 	struct json_object *object = stfs_jsonout_object(), *files = stfs_jsonout_array();
 
 	stfs_jsonout_add_string(object, "model", path);
-	stfs_jsonout_add_string(object, "official", check->official ? "ok" : "error");
+	add_official(object, check->official, stfs_model_has_checkpoint(model));
 	stfs_jsonout_add_string(object, "verdict", stfs_verdict_name(check->verdict));
 	stfs_jsonout_add_bool(object, "tolerant", check->tolerant);
 	stfs_jsonout_add_number(object, "tensors", check->tensors);
@@ -419,7 +428,8 @@ const struct stfs_verb stfs_verb_check = {
 	.summary = "all that is wrong with a model, and whether it is safe",
 	.help =
 		"  -j, --json    for programs: `official` is what the official loader says (\"ok\"\n"
-		"                or \"error\"), `verdict` what we say; an array for several models\n"
+		"                or \"error\"; null of checkpoints, which it does not read),\n"
+		"                `verdict` what we say; an array for several models\n"
 		"  -q, --quiet   no output, only the exit code\n"
 		"      --fast    of PyTorch checkpoints: do not hold bytes against their CRCs;\n"
 		"                of refused ones, search the first 256 MiB and the last 64\n"

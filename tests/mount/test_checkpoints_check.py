@@ -54,6 +54,7 @@ def test_clean(stfs, saved, form):
     said, file = check(stfs, saved({"w": torch.ones(3), "t": torch.ones(2, 3).t(), "epoch": 3}, form=form), CLEAN)
     assert file["form"] == form and file["tensors"] == said["tensors"] == 2
     assert file["global_counts"] == {"allowed": len(file["globals"]), "harmless": 0, "refused": 0}
+    assert said["official"] is file["official"] is None
     assert {(g["module"], g["name"]) for g in file["globals"]} == {
         ("torch._utils", "_rebuild_tensor_v2"), ("torch", "FloatStorage"), ("collections", "OrderedDict")}
 
