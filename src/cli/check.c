@@ -46,6 +46,15 @@ static void add_findings(struct json_object *object, const struct stfs_findings 
 	stfs_jsonout_add(object, "counts", counts);
 }
 
+/* The official loader reads no checkpoints, and so says nothing of them. */
+static void add_official(struct json_object *object, bool official, bool is_checkpoint)
+{
+	if (is_checkpoint)
+		stfs_jsonout_add(object, "official", NULL);
+	else
+		stfs_jsonout_add_string(object, "official", official ? "ok" : "error");
+}
+
 static struct json_object *file_json(const struct stfs_check_file *file)
 {
 	struct json_object *object = stfs_jsonout_object();
@@ -53,7 +62,7 @@ static struct json_object *file_json(const struct stfs_check_file *file)
 	stfs_jsonout_add_string(object, "file", file->shard->name);
 	stfs_jsonout_add_number(object, "size", file->shard->size);
 	stfs_jsonout_add_number(object, "header_bytes", file->header_bytes);
-	stfs_jsonout_add_string(object, "official", file->official ? "ok" : "error");
+	add_official(object, file->official, file->shard->torch);
 	stfs_jsonout_add_string(object, "verdict", stfs_verdict_name(file->verdict));
 	stfs_jsonout_add_bool(object, "tolerant", file->tolerant);
 	stfs_jsonout_add_number(object, "tensors", file->tensors);
@@ -61,8 +70,8 @@ static struct json_object *file_json(const struct stfs_check_file *file)
 	if (file->status < 0)
 		stfs_jsonout_add_string(object, "error", strerror(-file->status));
 	add_findings(object, file->findings);
-	if (file->shard->torch)
-		stfs_globals_json(file->shard->torch, object);
+	if (file->shard->torch || file->suspects.count)
+		stfs_globals_json(file->shard->torch, &file->suspects, object);
 	return object;
 }
 
@@ -86,7 +95,7 @@ static void print_json(const char *path, const struct stfs_model *model,
 	struct json_object *object = stfs_jsonout_object(), *files = stfs_jsonout_array();
 
 	stfs_jsonout_add_string(object, "model", path);
-	stfs_jsonout_add_string(object, "official", check->official ? "ok" : "error");
+	add_official(object, check->official, stfs_model_has_checkpoint(model));
 	stfs_jsonout_add_string(object, "verdict", stfs_verdict_name(check->verdict));
 	stfs_jsonout_add_bool(object, "tolerant", check->tolerant);
 	stfs_jsonout_add_number(object, "tensors", check->tensors);
@@ -189,8 +198,7 @@ static void tell_file(const struct stfs_check_file *file)
 	print_line("", text);
 	tell_findings(file->findings);
 	tell_lookalike(file);
-	if (file->shard->torch)
-		stfs_globals_tell(file->shard->torch);
+	stfs_globals_tell(file->shard->torch, &file->suspects);
 }
 
 /* What to do, in lines of 80 columns. */
@@ -280,13 +288,13 @@ static void advise(const struct stfs_model *model, const struct stfs_check *chec
 		puts(interrupted == STFS_INTERRUPTED ? advice_interrupted : advice_no_journal);
 		return;
 	}
-	if (stfs_model_has_checkpoint(model)) {
+	if (stfs_model_has_checkpoint(model) || check->verdict == STFS_VERDICT_DANGEROUS) {
 		advise_checkpoint(check);
 		return;
 	}
 	switch (check->verdict) {
 	case STFS_VERDICT_CLEAN:
-	case STFS_VERDICT_DANGEROUS: /* is of checkpoints alone */
+	case STFS_VERDICT_DANGEROUS: /* said above */
 		break;
 	case STFS_VERDICT_DEVIATIONS:
 		puts(advice_usable);
@@ -329,8 +337,7 @@ static void tell(const char *path, const struct stfs_model *model, const struct 
 		if (check->files[0].status < 0)
 			printf("  %s\n", strerror(-check->files[0].status));
 		tell_lookalike(&check->files[0]);
-		if (model->shards[0].torch)
-			stfs_globals_tell(model->shards[0].torch);
+		stfs_globals_tell(model->shards[0].torch, &check->files[0].suspects);
 	} else {
 		tell_findings(&model->findings);
 		for (uint32_t i = 0; i < check->file_count; i++)
@@ -421,9 +428,11 @@ const struct stfs_verb stfs_verb_check = {
 	.summary = "all that is wrong with a model, and whether it is safe",
 	.help =
 		"  -j, --json    for programs: `official` is what the official loader says (\"ok\"\n"
-		"                or \"error\"), `verdict` what we say; an array for several models\n"
+		"                or \"error\"; null of checkpoints, which it does not read),\n"
+		"                `verdict` what we say; an array for several models\n"
 		"  -q, --quiet   no output, only the exit code\n"
-		"      --fast    of PyTorch checkpoints: do not hold the bytes against their CRCs\n"
+		"      --fast    of PyTorch checkpoints: do not hold bytes against their CRCs;\n"
+		"                of refused ones, search the first 256 MiB and the last 64\n"
 		"\n"
 		"Every deviation is listed with its rule, the tensor, and the byte of the file at\n"
 		"which it stands, up to 100 of a rule (of notes a few; --json has more). Levels:\n"
@@ -433,16 +442,18 @@ const struct stfs_verb stfs_verb_check = {
 		"  refused     the official loader takes it, we do not: readers disagree on it\n"
 		"  error       the official loader refuses it\n"
 		"\n"
-		"Of .safetensors files the headers are read, and no tensor's content.\n"
+		"Of .safetensors files the headers are read, and the end; no tensor's content.\n"
 		"\n"
 		"PyTorch checkpoints are read without being run. Every Python global that one\n"
 		"names is listed with its verdict and byte: allowed (torch.load takes it with\n"
 		"weights_only=True), harmless (it does not, though nothing but a plain value\n"
 		"can come of it) or refused (it may do anything). CRCs are checked.\n"
+		"One that cannot be read to its end is searched for refused globals, and so are\n"
+		"pickles and archives that are hidden in a .safetensors file.\n"
 		"\n"
 		"Exit codes: 0 clean, 1 deviations only: usable, but for what is named, 2 refused\n"
-		"or damaged, 3 could not be read, 4 dangerous: a checkpoint names a refused\n"
-		"global (of several models the highest), 64 wrong usage.\n"
+		"or damaged, 3 could not be read, 4 dangerous: a refused global is named in it\n"
+		"(of several models the highest), 64 wrong usage.\n"
 		"\n"
 		"  stfs check model.safetensors\n"
 		"  stfs check ~/models/llama/                   index and all shards\n"

@@ -135,6 +135,12 @@ struct stfs_torch_global {
 size_t stfs_torch_global_count(const struct stfs_torch *torch);
 struct stfs_torch_global stfs_torch_global(const struct stfs_torch *torch, size_t index);
 
+/*
+ * Members of the zip form that neither torch nor anybody here reads: *headers, which the caller frees, are the bytes
+ * of the file at which their local headers stand. 0 or -ENOMEM.
+ */
+int stfs_torch_unread_members(const struct stfs_torch *torch, uint64_t **headers, uint32_t *count);
+
 /* ---- Bytes ---- */
 
 /*

@@ -239,6 +239,35 @@ static int check_folder(const struct stfs_torch *torch, struct stfs_err *err)
 	return check_case(torch, stfs_str_slice(first.ptr, (size_t)(slash - first.ptr) + 1), err);
 }
 
+int stfs_torch_unread_members(const struct stfs_torch *torch, uint64_t **headers, uint32_t *count)
+{
+	STFS_AUTO_BUF struct stfs_buf data = STFS_BUF_INIT;
+	uint32_t pickle = STFS_NO_NUMBER, entries = torch->form == STFS_TORCH_ZIP ? torch->zip.count : 0;
+	struct stfs_str folder;
+
+	*count = 0;
+	*headers = calloc(entries + 1ul, sizeof(**headers));
+	if (!*headers)
+		return -ENOMEM;
+	if (entries)
+		pickle = find(torch, stfs_str_from("data.pkl"), &data);
+	if (pickle == STFS_NO_NUMBER)
+		return 0;
+	folder = stfs_zip_name(&torch->zip, pickle);
+	stfs_buf_clear(&data);
+	stfs_buf_add(&data, folder.ptr, folder.len - strlen("data.pkl"));
+	stfs_buf_puts(&data, "data/");
+	if (!stfs_buf_cstr(&data))
+		return -ENOMEM;
+	for (uint32_t i = 0; i < entries; i++) {
+		struct stfs_str name = stfs_zip_name(&torch->zip, i);
+
+		if (i != pickle && (name.len < data.len || memcmp(name.ptr, data.data, data.len) != 0))
+			(*headers)[(*count)++] = torch->zip.entries[i].header;
+	}
+	return 0;
+}
+
 int stfs_torch_load_zip(struct stfs_torch *torch, struct stfs_err *err)
 {
 	int r = stfs_zip_open(torch->fd, torch->file_len, &torch->zip, err);

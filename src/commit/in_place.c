@@ -238,8 +238,8 @@ uint64_t stfs_commit_spare(const struct stfs_commit_file *file)
 	uint64_t old = file->problem.file.data_start;
 	uint64_t spare = plan->data_start > old ? plan->data_start - old : 0;
 
-	if (file->problem.file.can_clone)
-		spare += stfs_min_u64(plan->data_start, old) + stfs_plan_overwrites(plan);
+	if (file->problem.file.overwriting)
+		spare += stfs_min_u64(plan->data_start, old);
 	return spare;
 }
 

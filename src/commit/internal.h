@@ -56,8 +56,8 @@ int stfs_commit_replace(struct stfs_commit *commit, struct stfs_commit_file *fil
 int stfs_commit_journaled(struct stfs_commit *commit, struct stfs_err *err);
 
 /*
- * What the journal holds free for what comes behind the record: for a header that grows, and for bytes that are written
- * over others which the file system may have shared with a snapshot, so that it looks for new room.
+ * What the journal holds free for what comes behind the record: for a header that grows, and for all of it where the
+ * file system writes no block twice.
  */
 uint64_t stfs_commit_spare(const struct stfs_commit_file *file);
 

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static_assert(STFS_RULE_COUNT == STFS_RULE_CHECKPOINT_NOTE + 1, "the last of enum stfs_rule");
+static_assert(STFS_RULE_COUNT == STFS_RULE_NOT_ALL_SEARCHED + 1, "the last of enum stfs_rule");
 
 static const struct stfs_rule_info rules[STFS_RULE_COUNT] = {
 	[STFS_RULE_FILE_TOO_SMALL] = {"file-too-small", STFS_LEVEL_ERROR, false},
@@ -57,6 +57,8 @@ static const struct stfs_rule_info rules[STFS_RULE_COUNT] = {
 	[STFS_RULE_UNVERIFIED_STORAGE] = {"unverified-storage", STFS_LEVEL_DEVIATION, false},
 	[STFS_RULE_LEFT_OUT] = {"left-out", STFS_LEVEL_NOTE, false},
 	[STFS_RULE_CHECKPOINT_NOTE] = {"checkpoint-note", STFS_LEVEL_NOTE, false},
+	[STFS_RULE_TWO_FORMATS] = {"two-formats", STFS_LEVEL_DEVIATION, false},
+	[STFS_RULE_NOT_ALL_SEARCHED] = {"not-all-searched", STFS_LEVEL_NOTE, false},
 };
 
 const struct stfs_rule_info *stfs_rule_info(enum stfs_rule rule)

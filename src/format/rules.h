@@ -76,8 +76,11 @@ enum stfs_rule {
 	STFS_RULE_UNVERIFIED_STORAGE,
 	STFS_RULE_LEFT_OUT,
 	STFS_RULE_CHECKPOINT_NOTE,
+	/* a file of any kind */
+	STFS_RULE_TWO_FORMATS, /* other readers would take it for something else */
+	STFS_RULE_NOT_ALL_SEARCHED,
 };
-#define STFS_RULE_COUNT 48
+#define STFS_RULE_COUNT 50
 
 struct stfs_rule_info {
 	const char *name; /* stable, for programs */

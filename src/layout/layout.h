@@ -146,9 +146,6 @@ static inline bool stfs_plan_hurts_readers(const struct stfs_plan *plan, const s
 	return plan->before < plan->count || plan->data_start > file->data_start;
 }
 
-/* Bytes that a plan on the file itself copies behind the record, over others or behind them. */
-uint64_t stfs_plan_overwrites(const struct stfs_plan *plan);
-
 /*
  * The cheapest plan. 0 with *plan filled (free it with stfs_plan_free); -EINVAL when items overlap or
  * lie outside of the file; -ENOSPC when no plan fits into file.room (plan->cost.space then says what

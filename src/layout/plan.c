@@ -89,15 +89,6 @@ size_t stfs_steps_shifts(const struct stfs_step *steps, size_t count)
 	return shifts;
 }
 
-uint64_t stfs_plan_overwrites(const struct stfs_plan *plan)
-{
-	uint64_t bytes = 0;
-
-	for (size_t i = plan->before; i < plan->count; i++)
-		bytes += plan->steps[i].kind == STFS_STEP_COPY ? plan->steps[i].len : 0;
-	return bytes;
-}
-
 /* The file's length behind a step on it, `now` before. */
 static uint64_t length_after(const struct stfs_step *s, uint64_t now)
 {

@@ -38,17 +38,19 @@ static void count_tensors(struct stfs_check_file *file, const struct stfs_header
 	}
 }
 
-/* Of a checkpoint more is looked at than its opening did. */
+/* More is looked at than the opening did: all of a checkpoint, and whether another file is one too. */
 static int scan_file(struct stfs_check_file *file, const struct stfs_scan_options *options)
 {
 	int r = stfs_scan_make(file->shard, options, &file->scanned);
 
+	if (r == 0)
+		r = stfs_scan_suspects(file->shard, options, &file->suspects, &file->scanned);
 	if (r == -ENOMEM)
 		return r;
 	file->findings = &file->scanned;
 	file->status = r;
 	file->verdict = r < 0 ? STFS_VERDICT_UNREADABLE : verdict_of(&file->scanned);
-	if (stfs_scan_globals(file->shard->torch).of_verdict[STFS_GLOBAL_REFUSED])
+	if (stfs_scan_globals(file->shard->torch, &file->suspects).of_verdict[STFS_GLOBAL_REFUSED])
 		file->verdict = STFS_VERDICT_DANGEROUS;
 	return 0;
 }
@@ -56,7 +58,7 @@ static int scan_file(struct stfs_check_file *file, const struct stfs_scan_option
 static int judge_file(struct stfs_check_file *file, const struct stfs_shard *shard,
 		      const struct stfs_scan_options *options)
 {
-	int r = 0;
+	int r;
 
 	*file = (struct stfs_check_file){.shard = shard, .findings = &shard->findings, .status = shard->status,
 					 .verdict = STFS_VERDICT_UNREADABLE};
@@ -65,8 +67,7 @@ static int judge_file(struct stfs_check_file *file, const struct stfs_shard *sha
 	file->verdict = verdict_of(&shard->findings);
 	file->official = !shard->torch && stfs_findings_level(&shard->findings) < STFS_LEVEL_ERROR;
 	file->tolerant = stfs_findings_tolerable(&shard->findings);
-	if (shard->torch)
-		r = scan_file(file, options);
+	r = scan_file(file, options);
 	if (!shard->header)
 		return r;
 	if (!shard->torch)
@@ -114,8 +115,10 @@ int stfs_check_make(const struct stfs_model *model, const struct stfs_scan_optio
 
 void stfs_check_free(struct stfs_check *check)
 {
-	for (uint32_t i = 0; check->files && i < check->file_count; i++)
+	for (uint32_t i = 0; check->files && i < check->file_count; i++) {
 		stfs_findings_free(&check->files[i].scanned);
+		stfs_suspects_free(&check->files[i].suspects);
+	}
 	free(check->files);
 	*check = (struct stfs_check){0};
 }

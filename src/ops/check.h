@@ -20,11 +20,12 @@ enum stfs_verdict {
 
 struct stfs_check_file {
 	const struct stfs_shard *shard; /* borrowed */
-	struct stfs_findings scanned;   /* of a checkpoint */
+	struct stfs_findings scanned;   /* the shard's, and what was found beyond */
 	const struct stfs_findings *findings; /* these, or the shard's */
+	struct stfs_suspects suspects;  /* globals that are in no list of a checkpoint's own */
 	int status; /* 0, or -errno when it could not be read */
 	enum stfs_verdict verdict;
-	bool official;         /* the official loader takes it */
+	bool official;         /* the official loader takes it; of a checkpoint nothing is known */
 	bool tolerant;         /* the tolerant read-only mode takes it */
 	uint64_t header_bytes; /* length word and text; 0 when there is no header */
 	uint32_t tensors;      /* entries of the header that could be read at all */

@@ -5,23 +5,32 @@
 #include <inttypes.h>
 
 #include "base/arith.h"
+#include "base/cleanup.h"
 
 static const struct stfs_str of_none = {NULL, 0};
 
-struct stfs_scan_globals stfs_scan_globals(const struct stfs_torch *torch)
+static struct stfs_scan_globals count_globals(const struct stfs_torch *torch)
 {
 	struct stfs_scan_globals counts = {{0}};
-	size_t count = stfs_torch_global_count(torch);
+	size_t count = torch ? stfs_torch_global_count(torch) : 0;
 
 	for (size_t i = 0; i < count; i++)
 		counts.of_verdict[stfs_torch_global(torch, i).verdict]++;
 	return counts;
 }
 
+struct stfs_scan_globals stfs_scan_globals(const struct stfs_torch *torch, const struct stfs_suspects *suspects)
+{
+	struct stfs_scan_globals counts = count_globals(torch);
+
+	counts.of_verdict[STFS_GLOBAL_REFUSED] += suspects->count + suspects->more;
+	return counts;
+}
+
 /* One finding of all of them: each is listed with the globals. */
 static int say_harmless(const struct stfs_torch *torch, struct stfs_findings *findings)
 {
-	size_t count = stfs_torch_global_count(torch), harmless = stfs_scan_globals(torch).of_verdict[STFS_GLOBAL_HARMLESS];
+	size_t count = stfs_torch_global_count(torch), harmless = count_globals(torch).of_verdict[STFS_GLOBAL_HARMLESS];
 	char module[STFS_QUOTED_MAX], name[STFS_QUOTED_MAX];
 
 	for (size_t i = 0; i < count; i++) {
@@ -152,6 +161,7 @@ static int verify_all(const struct stfs_shard *shard, const struct stfs_scan_opt
 
 /* ---- The whole ---- */
 
+/* `to` is empty. */
 static int copy_findings(const struct stfs_findings *from, struct stfs_findings *to)
 {
 	int r = 0;
@@ -160,6 +170,7 @@ static int copy_findings(const struct stfs_findings *from, struct stfs_findings 
 		r = stfs_findings_add(to, from->items[i].rule, from->items[i].position,
 				      stfs_str_slice(from->items[i].tensor, from->items[i].tensor_len), "%s",
 				      from->items[i].message);
+	memcpy(to->counts, from->counts, sizeof(to->counts)); /* of a rule not all are kept */
 	return r;
 }
 
@@ -169,6 +180,8 @@ int stfs_scan_make(const struct stfs_shard *shard, const struct stfs_scan_option
 	const struct stfs_torch *torch = shard->torch;
 	int r = copy_findings(&shard->findings, findings);
 
+	if (r == 0 && !torch)
+		return 0;
 	if (r == 0)
 		r = say_harmless(torch, findings);
 	if (r == 0)
@@ -180,4 +193,48 @@ int stfs_scan_make(const struct stfs_shard *shard, const struct stfs_scan_option
 	if (r == 0)
 		r = say_remarks(stfs_torch_notes(torch), STFS_RULE_CHECKPOINT_NOTE, findings);
 	return r == 0 && shard->header && !options->fast ? verify_all(shard, options, findings) : r;
+}
+
+/* ---- What else it is ---- */
+
+/* Of a sound archive there is nothing to be searched but what torch does not read. */
+static int look_at_unread(const struct stfs_shard *shard, struct stfs_suspects *suspects)
+{
+	STFS_AUTO_FREE uint64_t *headers = NULL;
+	uint32_t count;
+	int r = stfs_torch_unread_members(shard->torch, &headers, &count);
+
+	return r < 0 ? r : stfs_suspects_find_members(shard->fd, shard->size, headers, count, suspects);
+}
+
+static int look_for_suspects(const struct stfs_shard *shard, const struct stfs_scan_options *options,
+			     struct stfs_suspects *suspects)
+{
+	struct verifying state = {.progress = &options->progress, .total = shard->size};
+	unsigned flags = options->fast ? STFS_SUSPECTS_QUICKLY : 0;
+
+	if (shard->torch && shard->header && stfs_torch_form(shard->torch) == STFS_TORCH_ZIP)
+		return look_at_unread(shard, suspects);
+	if (shard->torch)
+		flags |= shard->header ? STFS_SUSPECTS_BEHIND : STFS_SUSPECTS_WHOLE;
+	return stfs_suspects_find(shard->fd, shard->size, flags, tell, &state, suspects);
+}
+
+int stfs_scan_suspects(const struct stfs_shard *shard, const struct stfs_scan_options *options,
+		       struct stfs_suspects *suspects, struct stfs_findings *findings)
+{
+	int r;
+
+	*suspects = (struct stfs_suspects){0};
+	r = look_for_suspects(shard, options, suspects);
+	if (r == 0 && shard->torch)
+		r = stfs_suspects_drop_known(suspects, shard->torch);
+	if (r == 0 && shard->header && (suspects->is_pickle || suspects->is_zip || suspects->is_tar))
+		r = stfs_findings_add(findings, STFS_RULE_TWO_FORMATS, STFS_NO_POSITION, of_none, "it is %s too: who goes "
+				      "by other bytes than its header reads something else in it",
+				      suspects->is_pickle ? "a pickle" : suspects->is_zip ? "a zip archive" : "a tar archive");
+	if (r == 0 && suspects->incomplete)
+		r = stfs_findings_add(findings, STFS_RULE_NOT_ALL_SEARCHED, STFS_NO_POSITION, of_none, "not all of it was "
+				      "searched for globals: it is too large, or made to be");
+	return r;
 }

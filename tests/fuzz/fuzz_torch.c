@@ -12,6 +12,7 @@
 #include "base/cleanup.h"
 #include "base/io.h"
 #include "base/utf8.h"
+#include "codec/suspects.h"
 #include "codec/torch.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -130,6 +131,24 @@ static void check_taken(struct stfs_torch *torch)
 	}
 }
 
+/* Whatever it is: the search ends, and what it finds stands in the file. */
+static void search(size_t size, const struct stfs_torch *torch, unsigned flags)
+{
+	struct stfs_suspects suspects;
+
+	demand(stfs_suspects_find(-1, size, flags, NULL, NULL, &suspects) == 0, "the search failed");
+	demand(suspects.count <= STFS_SUSPECTS_MAX, "too many are kept");
+	demand(stfs_suspects_drop_known(&suspects, torch) == 0, "what is known was not dropped");
+	for (uint32_t i = 0; i < suspects.count; i++) {
+		const struct stfs_suspect *suspect = &suspects.items[i];
+
+		demand(suspect->at < size || suspect->member.ptr, "a suspect behind the end");
+		demand(stfs_global_judge(suspect->module, suspect->name).verdict == STFS_GLOBAL_REFUSED,
+		       "a suspect that is not refused");
+	}
+	stfs_suspects_free(&suspects);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct stfs_io memory = stfs_io_system;
@@ -151,6 +170,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		       "a global behind the end");
 	if (r == 0)
 		check_taken(torch);
+	search(size, torch, 0);
+	search(size, torch, STFS_SUSPECTS_WHOLE);
 	stfs_torch_close(torch);
 	stfs_io = &stfs_io_system;
 	return 0;

@@ -3,9 +3,14 @@
 import argparse
 import collections
 import json
+import io
 import os
 import pickle
+import struct
+import tarfile
 import time
+import warnings
+import zipfile
 
 import pytest
 import torch
@@ -49,6 +54,7 @@ def test_clean(stfs, saved, form):
     said, file = check(stfs, saved({"w": torch.ones(3), "t": torch.ones(2, 3).t(), "epoch": 3}, form=form), CLEAN)
     assert file["form"] == form and file["tensors"] == said["tensors"] == 2
     assert file["global_counts"] == {"allowed": len(file["globals"]), "harmless": 0, "refused": 0}
+    assert said["official"] is file["official"] is None
     assert {(g["module"], g["name"]) for g in file["globals"]} == {
         ("torch._utils", "_rebuild_tensor_v2"), ("torch", "FloatStorage"), ("collections", "OrderedDict")}
 
@@ -115,6 +121,128 @@ def test_cut_short(stfs, saved, form):
     os.truncate(path, 90000)
     said, file = check(stfs, path, REFUSED)
     assert rules(file) == {"checkpoint"} and said["tensors"] == 0
+
+
+EVIL = b"cevil\nrun\n)R0"  # on no list of what does harm
+OF_TORCH = [pickle.dumps(value, 2) for value in (0x1950a86a20f9469cfc6c, 1001, {"little_endian": True})]
+
+
+def names(file):
+    return {f"{g['module']}.{g['name']}" for g in file["globals"] if g["verdict"] == "refused"}
+
+
+def zipped(*members, **changes):
+    out = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(out, "w", **changes) as archive:
+        warnings.simplefilter("ignore")  # a name twice
+        for name, data in members:
+            archive.writestr(zipfile.ZipInfo(name), data, archive.compression)
+    return out.getvalue()
+
+
+def tarred(*members):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+SMALL = [("c/data.pkl", b"\x80\x02}."), ("c/version", b"3\n")]
+HIDDEN = [("c/data.pkl", b"\x80\x02" + EVIL + b"}."), ("c/version", b"3\n")]
+BROKEN = {
+    "crc": zipped(*HIDDEN).replace(b"evil", b"live").replace(b"live", b"bad1"),
+    "twice": zipped(*HIDDEN, *SMALL),
+    "case": zipped(("c/DATA.PKL", HIDDEN[0][1]), *SMALL),
+    "no_directory": zipped(*HIDDEN)[:-60],
+    "deflated": zipped(*HIDDEN, compression=zipfile.ZIP_DEFLATED)[:-60],
+    "other_member": zipped(*SMALL, ("d/other", HIDDEN[0][1]))[:-60],
+    "behind_what_is_refused": zipped(("c/data.pkl", b"\x80\x02ctorch\nTensor\n}b" + HIDDEN[0][1][2:]), SMALL[1]),
+    "first_opcode_int": b"I1\n0" + OF_TORCH[0][2:] + b"".join(OF_TORCH[1:]) + HIDDEN[0][1],
+    "first_opcode_text": b"\x8c\x0100" + OF_TORCH[0][2:] + b"".join(OF_TORCH[1:]) + HIDDEN[0][1],
+    "raw_text": b"S'x'\n0" + HIDDEN[0][1][2:],
+    "raw_number": b"K\x010" + HIDDEN[0][1][2:],
+    "frame": b"\x80\x04\x95" + struct.pack("<Q", 10) + b"X\x08\0\0\0AAAAABBBBBBBB" + EVIL + b"N.",
+    "tar": tarred(("pickle", b"\x80\x02}."), ("pickle", HIDDEN[0][1])),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_dangerous_though_broken(stfs, tmp_path, name):
+    """The rule that it breaks is told, and what others would find in it."""
+    path = tmp_path / "c.pt"
+    path.write_bytes(BROKEN[name])
+    _, file = check(stfs, path, DANGEROUS)
+    assert names(file) == {"bad1.run" if name == "crc" else "evil.run"}
+    found = [g for g in file["globals"] if g["verdict"] == "refused"]
+    assert all(g["searched"] for g in found) and (found[0].get("member") == "c/data.pkl") == (name == "deflated")
+    if "member" not in found[0]:
+        assert BROKEN[name][found[0]["byte"]:].startswith(b"c" + found[0]["module"].encode() + b"\nrun\n")
+    assert {d["level"] for d in file["deviations"]} == {"error"}
+    assert stfs("ls", path, check=False).returncode == 1
+    assert "run" in stfs("check", path, check=False).stdout
+
+
+def test_broken_and_not_dangerous(stfs, tmp_path):
+    for number, data in enumerate([zipped(*SMALL)[:-60], zipped(*SMALL, *SMALL), b"\x80\x02\xff", b"I1\n", b"hello"]):
+        path = tmp_path / f"{number}.pt"
+        path.write_bytes(data)
+        _, file = check(stfs, path, REFUSED)
+        assert not file.get("globals")
+
+
+def test_a_member_that_torch_does_not_read(stfs, tmp_path):
+    path = tmp_path / "c.pt"
+    path.write_bytes(zipped(*SMALL, ("d/data.pkl", HIDDEN[0][1])))
+    _, file = check(stfs, path, DANGEROUS)
+    assert names(file) == {"evil.run"}
+    path.write_bytes(zipped(*SMALL, ("c/data/0", HIDDEN[0][1])))
+    check(stfs, path, CLEAN)
+
+
+class Named(pickle.Unpickler):
+    """What a pickle wants called; nothing is."""
+
+    def find_class(self, module, name):
+        self.named = f"{module}.{name}"
+        return dict
+
+
+def two_formats(path, data):
+    """A safetensors file whose length begins as the opcode UNICODE: its text ends at the first newline of `data`."""
+    header = json.dumps({"w": {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}}).encode()
+    header = header.ljust(0x156)
+    path.write_bytes(struct.pack("<Q", len(header)) + header + data)
+    return path
+
+
+def test_a_safetensors_file_that_is_a_pickle(stfs, tmp_path):
+    path = two_formats(tmp_path / "m.safetensors", b"\n0" + EVIL + b"N.")
+    unpickled = Named(open(path, "rb"))
+    unpickled.load()
+    assert unpickled.named == "evil.run"
+    said, file = check(stfs, path, DANGEROUS)
+    assert names(file) == {"evil.run"} and rules(file) - {"unaligned-data"} == {"two-formats"}
+    assert said["official"] == "ok" and "form" not in file
+    text = stfs("check", path, check=False).stdout
+    assert "evil.run" in text and "it is a pickle too" in text and "weights_only=False" in text
+    assert stfs("ls", "--names", path).stdout == "w\n"
+    path = two_formats(tmp_path / "m.safetensors", b"\n0ctorch\nSize\n)R.")
+    assert rules(check(stfs, path, DEVIATIONS)[1]) - {"unaligned-data"} == {"two-formats"}
+    path = two_formats(tmp_path / "m.safetensors", b"\n." + bytes(100))
+    assert not rules(check(stfs, path, CLEAN)[1]) - {"unaligned-data"}
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_safetensors_file_that_is_an_archive(stfs, tmp_path, method):
+    path = two_formats(tmp_path / "m.safetensors", bytes(1000) + zipped(*HIDDEN, compression=method))
+    assert zipfile.is_zipfile(path)
+    _, file = check(stfs, path, DANGEROUS)
+    assert names(file) == {"evil.run"} and "two-formats" in rules(file)
+    path = two_formats(tmp_path / "m.safetensors", bytes(1000) + zipped(*SMALL))
+    assert "two-formats" in rules(check(stfs, path, DEVIATIONS)[1])
 
 
 def test_several_and_a_folder(stfs, saved, tmp_path):

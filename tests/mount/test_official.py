@@ -71,7 +71,7 @@ def test_minimal_sharded_model(judge, tmp_path, name, rules, model, files):
 
 # Rules that no safetensors file can break: mount/test_checkpoints_check.py.
 OF_CHECKPOINTS = {"checkpoint", "damaged-storage", "harmless-global", "refused-tensor", "outsized-tensor",
-                  "unverified-storage", "left-out", "checkpoint-note"}
+                  "unverified-storage", "left-out", "checkpoint-note", "two-formats", "not-all-searched"}
 
 
 def test_every_rule_is_broken_by_a_minimal_file():

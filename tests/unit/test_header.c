@@ -545,7 +545,7 @@ START_TEST(rules_have_names_and_levels)
 		/* What may be tolerated is never a matter of who reads it. */
 		ck_assert(!info->tolerable || info->level == STFS_LEVEL_ERROR);
 	}
-	ck_assert_str_eq(stfs_rule_info((enum stfs_rule)(STFS_RULE_COUNT - 1))->name, "checkpoint-note");
+	ck_assert_str_eq(stfs_rule_info((enum stfs_rule)(STFS_RULE_COUNT - 1))->name, "not-all-searched");
 }
 END_TEST
 
