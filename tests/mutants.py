@@ -538,6 +538,12 @@ MUTANTS = [
            "src/ops/scan.c", "	if (r != -EBADMSG)\n		return r;\n	return stfs_findings_add(findings, STFS_RULE_DAMAGED",
            "	if (r != -EBADMSG || true)\n		return r == -EBADMSG ? 0 : r;\n	return stfs_findings_add(findings, "
            "STFS_RULE_DAMAGED", "test_damaged", "mount/checkpoints_check"),
+    Mutant("any line that begins with c names a global",
+           "src/codec/pickle_calls.c", "	if (!is_importable(module, name))", "	if (module.len == 0 && !is_importable(module, name))",
+           "test_text_is_no_danger", "mount/checkpoints_check"),
+    Mutant("a pickle that spells its globals with escapes is none",
+           "src/codec/trace.c", "	m->calls_unknown |= m->has_unknown;\n", "",
+           "test_names_that_are_not_there_as_they_are", "mount/checkpoints_check"),
     Mutant("a bomb is inflated",
            "src/ops/scan.c", "	if (storage->size > *room)\n		return false;\n	*room -= storage->size;",
            "	*room -= 0;", "test_a_bomb_is_not_inflated", "mount/checkpoints_check"),

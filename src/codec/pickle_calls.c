@@ -2,7 +2,9 @@
 /* Opcodes that name a global, want one called, or build on what a call gave. Nothing is called. */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "base/utf8.h"
 #include "codec/grow.h"
 #include "codec/pickle_internal.h"
 
@@ -19,6 +21,20 @@ static int add_global(struct stfs_pickle_op *op, struct stfs_pickle_global globa
 		.kind = STFS_PICKLE_GLOBAL, .as.global = (uint32_t)pickle->global_count++});
 }
 
+/*
+ * Whether Python could import it. CPython takes both lines as UTF-8, and fails where they are none; no module is found
+ * by a name with blanks, brackets or colons, as a line of text that begins with "c" has them.
+ */
+static bool is_importable(struct stfs_str module, struct stfs_str name)
+{
+	static const char never[] = " \t\r\v\f:;,()[]{}<>=\"'`!?*&|$#%^~+\\";
+
+	for (size_t i = 0; i < module.len; i++)
+		if (!module.ptr[i] || strchr(never, module.ptr[i]))
+			return false;
+	return stfs_utf8_check(module.ptr, module.len) == module.len && stfs_utf8_check(name.ptr, name.len) == name.len;
+}
+
 /* The two lines of GLOBAL and INST. */
 static int read_names(struct stfs_pickle_op *op, struct stfs_pickle_global *global)
 {
@@ -29,6 +45,8 @@ static int read_names(struct stfs_pickle_op *op, struct stfs_pickle_global *glob
 		r = stfs_pickle_arg_line(op, &name);
 	if (r < 0)
 		return r;
+	if (!is_importable(module, name))
+		return stfs_pickle_fail(op, "it names a global as no module of Python can be called");
 	global->module = (uint32_t)(module.ptr - op->pickle->data);
 	global->module_len = (uint32_t)module.len;
 	global->name = (uint32_t)(name.ptr - op->pickle->data);

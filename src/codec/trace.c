@@ -59,6 +59,9 @@ struct machine {
 	bool puts, memoizes; /* which opcodes filled the memo: of both together the slots are not known */
 	struct stfs_trace_global *waiting; /* owned: WAITING of them */
 	size_t waiting_count;
+	/* Of what need not be a pickle: the first global of unknown names, and whether anything was called behind it. */
+	struct stfs_trace_global unknown;
+	bool has_unknown, calls_unknown;
 };
 
 /* ---- Arguments ---- */
@@ -197,7 +200,12 @@ static int add_global(struct machine *m, struct span module, struct span name)
 
 	global->at = m->op_at;
 	global->module[0] = global->name[0] = '\0';
-	if (known ? !copy_name(m, module, global->module) || !copy_name(m, name, global->name) : !m->trusted)
+	if (!known && !m->trusted) {
+		m->unknown = m->has_unknown ? m->unknown : *global;
+		m->has_unknown = true;
+		return 0;
+	}
+	if (known && (!copy_name(m, module, global->module) || !copy_name(m, name, global->name)))
 		return 0;
 	m->waiting_count++;
 	return m->waiting_count == WAITING ? tell_waiting(m) : 0;
@@ -281,7 +289,7 @@ static void begin_pickle(struct machine *m)
 {
 	m->trusted = m->trace->trusted;
 	m->memo_count = 0;
-	m->puts = m->memoizes = false;
+	m->puts = m->memoizes = m->has_unknown = m->calls_unknown = false;
 	m->frame_end = 0;
 	forget_stack(m);
 }
@@ -289,7 +297,13 @@ static void begin_pickle(struct machine *m)
 static int stop(struct machine *m)
 {
 	struct stfs_trace *trace = m->trace;
+	int r = 0;
 
+	/* From its first byte to this one it was a pickle. */
+	if (m->calls_unknown) {
+		trace->ran = true;
+		r = trace->found(trace->data, &m->unknown);
+	}
 	if (trace->at < m->frame_end) { /* of a file the rest of the frame has been read by then */
 		trace->crossed = true;
 		trace->at = trace->drops ? m->frame_end : trace->at;
@@ -297,7 +311,7 @@ static int stop(struct machine *m)
 	begin_pickle(m);
 	m->finished = trace->count <= 1;
 	trace->count -= !m->finished;
-	return tell_waiting(m);
+	return r < 0 ? r : tell_waiting(m);
 }
 
 static int frame(struct machine *m, uint64_t len)
@@ -346,9 +360,10 @@ static int perform(struct machine *m, unsigned char opcode, uint64_t number, str
 		return r == 0 && opcode == 'i' ? tell_waiting(m) : r;
 	}
 	forget_stack(m);
-	if (opcode == 'R' || opcode == 'b' || opcode == 'o' || opcode == 0x81 || opcode == 0x92)
-		return tell_waiting(m);
-	return 0;
+	if (opcode != 'R' && opcode != 'b' && opcode != 'o' && opcode != 0x81 && opcode != 0x92)
+		return 0;
+	m->calls_unknown |= m->has_unknown;
+	return tell_waiting(m);
 }
 
 static int step(struct machine *m)

@@ -6,7 +6,8 @@
  * picklers write.
  *
  * What is followed need not be a pickle at all. So a global counts only when its names could be names of Python,
- * and when it is called or its pickle ends: random bytes and text that begin like one give none.
+ * and when it is called or its pickle ends; one of unknown names when both are so: random bytes and text that begin like
+ * a pickle give none.
  */
 #ifndef STFS_CODEC_TRACE_H
 #define STFS_CODEC_TRACE_H

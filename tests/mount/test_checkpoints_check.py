@@ -282,8 +282,27 @@ def test_a_million_globals(stfs, tmp_path):
 
 def test_names_that_a_terminal_would_obey(stfs, tmp_path):
     path = tmp_path / "c.pkl"
-    path.write_bytes(b"\x80\x02c\x1b[31mos\x9b\nsys\x07tem\n.")
+    path.write_bytes(b"\x80\x02c\x1b31mos\xc2\x9b\nsys\x07tem\n.")
     done = stfs("check", path, check=False, text=False)
     assert done.returncode == DANGEROUS and b"\x1b" not in done.stdout and b"\x07" not in done.stdout
     done = stfs("check", "--json", path, check=False, text=False)
     assert b"\x1b" not in done.stdout and json.loads(done.stdout)["verdict"] == "dangerous"
+
+
+@pytest.mark.parametrize("text", [b"color: red\nsize: 3\n", b"col a, b\n1,2\n3,4\n", b"class Foo:\n    pass\n",
+                                  b"c\xff\xfe\xfd\n\xff\xfe\nzzz", b"collections\n\xcb\n."])
+def test_text_is_no_danger(stfs, tmp_path, text):
+    """Though it begins as a global of a pickle does: no module is called so, or CPython cannot decode it."""
+    (tmp_path / "t").write_bytes(text)
+    done = stfs("check", tmp_path / "t", check=False)
+    assert done.returncode == REFUSED and "refused" in done.stdout
+
+
+@pytest.mark.parametrize("start", [b"", b"N0", b"I1\n0", b"K\x010"])
+@pytest.mark.parametrize("names", [rb"V\u006fs\nVsys\u0074em\n", rb"Vos\nVs\u0079stem\n", rb"Vos\nS's\171stem'\n",
+                                   rb"VcProfile\nN0Vrun\nN0"])
+def test_names_that_are_not_there_as_they_are(stfs, tmp_path, start, names):
+    """A pickle without PROTO that CPython runs: its globals are made up of escapes, or something stands between them."""
+    (tmp_path / "e").write_bytes(start + names.replace(rb"\n", b"\n") + b"\x93Vtouch\n\x85R.")
+    done = stfs("check", tmp_path / "e", check=False)
+    assert done.returncode == DANGEROUS, done.stdout
